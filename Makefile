@@ -1,0 +1,38 @@
+# Every target sets itself up: .venv is made when it is missing, a second call installs nothing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+# hf-libero goes in with --no-deps: its declared dependencies pull torchvision, which breaks
+# `import transformers` beside a CPU build of torch (see pyproject.toml).
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hf-libero==0.1.4
+	touch $@
+
+setup: $(STAMP)  ## make .venv and install the package in it
+
+demo: $(STAMP)  ## the main job on a handful of episodes, offline: embedded checkpoint and scenes
+	rm -rf results/demo
+	$(BIN)/vlaprune-eval --config configs/eval/demo.yaml
+
+test: $(STAMP)  ## lint, types and every test
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: $(STAMP)  ## the unit tests alone
+	$(BIN)/python -m pytest -m "not sim and not slow and not smoke"
+
+format: $(STAMP)  ## format and sort the source
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean:  ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

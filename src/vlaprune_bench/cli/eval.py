@@ -1,0 +1,112 @@
+"""vlaprune-eval: roll out a LIBERO suite with a pruned policy and write parquet.
+
+    vlaprune-eval --suite libero_spatial --method adp --keep 0.5
+    vlaprune-eval --config configs/eval/demo.yaml --method static --trials 2
+
+Options of the method stand beside the others; `--method adp --help` shows them. Values on the
+command line win over those of `--config`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import field, fields, is_dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vlaprune_bench.cli import command
+from vlaprune_bench.config import EvalConfig, load, nearest
+from vlaprune_bench.pruning import load_plugin, method_class, methods
+from vlaprune_bench.types import UserError
+
+
+def parse(argv: list[str]) -> EvalConfig:
+    """argv to configuration.
+
+    tyro cannot choose a subclass by a flag, so the file and the method are looked up first and
+    the rest is parsed with the object they give as default.
+
+    Raises:
+        UserError: an unknown option, an option of another method, or a value that cannot be.
+    """
+    plugin, config, method = (_peek(argv, flag) for flag in ("--plugin", "--config", "--method"))
+    if plugin is not None:
+        load_plugin(Path(plugin))
+    default = load(Path(config)) if config is not None else EvalConfig()
+    if method is not None and method != default.pruner.name:
+        default = replace(default, pruner=method_class(method)())
+
+    command_line = make_dataclass(
+        "CommandLine",
+        [
+            ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
+            ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
+            ("method", *_flag(str, f"One of: {', '.join(methods())}.", default.pruner.name)),
+            ("run", EvalConfig, field(default=default)),
+        ],
+    )
+    parsed, unknown = tyro.cli(
+        command_line,
+        prog="vlaprune-eval",
+        description=__doc__,
+        args=argv,
+        config=(tyro.conf.OmitArgPrefixes,),
+        return_unknown_args=True,
+    )
+    if unknown:
+        raise UserError(_explain(unknown[0], parsed.run))
+    return parsed.run
+
+
+def _flag(kind: Any, help_text: str, default: Any) -> tuple[Any, Any]:
+    return Annotated[kind, tyro.conf.arg(help=help_text)], field(default=default)
+
+
+def _peek(argv: list[str], flag: str) -> str | None:
+    """The value of one flag, wherever it stands; the last one counts."""
+    value = None
+    for index, arg in enumerate(argv):
+        if arg == flag and index + 1 < len(argv):
+            value = argv[index + 1]
+        elif arg.startswith(f"{flag}="):
+            value = arg.split("=", 1)[1]
+    return value
+
+
+def _options(cls: type) -> list[str]:
+    """The flags of a configuration class, those of nested ones included."""
+    names = []
+    for f in fields(cls):
+        if f.name != "pruner":
+            nested = is_dataclass(f.default)
+            names += _options(type(f.default)) if nested else [f"--{f.name.replace('_', '-')}"]
+    return names
+
+
+def _explain(unknown: str, config: EvalConfig) -> str:
+    """One sentence about an argument nobody reads."""
+    flag = unknown.split("=", 1)[0].replace("_", "-")
+    owners = [name for name, cls in methods().items() if flag in _options(cls)]
+    if owners:
+        return (
+            f"{flag} is an option of {', '.join(owners)}; the method is {config.pruner.name}, "
+            "which does not read it."
+        )
+    known = ["--config", "--plugin", "--method", *_options(EvalConfig)]
+    known += _options(type(config.pruner))
+    return f"unknown option {unknown}{nearest(flag, known)}."
+
+
+def run(argv: list[str]) -> None:
+    config = parse(argv)
+    from vlaprune_bench.rollout.engine import evaluate
+
+    raise SystemExit(evaluate(config, command_line=["vlaprune-eval", *argv]))
+
+
+main = command(run)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""What an evaluation is: one frozen dataclass, the same on the command line and in YAML.
+
+draccus stays inside this module (and the registry's base class): files are read and written here,
+argv is tyro's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import draccus
+import yaml
+
+from vlaprune_bench.pruning import Pruner, method_class
+from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.types import PROTOCOLS, SUITES, UserError
+
+Video = Literal["none", "query", "all"]
+
+NOT_IDENTITY = ("output", "video", "wandb", "wandb_project")
+"""Fields that say where results go, not what they are."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """One evaluation: a checkpoint, a pruning method, a suite."""
+
+    suite: str = "libero_spatial"
+    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90."""
+    pruner: Pruner = NoPruning()
+    """The pruning method with its options."""
+    task_ids: tuple[int, ...] = ()
+    """Tasks of the suite to run, from 0; empty: all."""
+    trials: int = 50
+    """Trials per task: the first so many of LIBERO's 50 fixed init states."""
+    seed: int = 7
+    """Policy seed."""
+    protocol: str = "openvla"
+    """Evaluation protocol: settle steps, budgets, preprocessing, executed steps."""
+    max_steps: int | None = None
+    """Control steps per episode; by default the protocol's budget for the suite."""
+    checkpoint: str = "tiny"
+    """A folder, a Hugging Face hub id, or `tiny` (embedded)."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N or auto."""
+    dtype: str = "auto"
+    """float32, bfloat16, float16 or auto (bfloat16 on CUDA, float32 on CPU)."""
+    attention: str = "sdpa"
+    """Attention backend of the language model: sdpa or eager."""
+    assets: str = "auto"
+    """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
+    count_flops_every: int = 0
+    """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
+    output: Path = Path("results/runs")
+    """Folder of parquet the rows are added to; episodes it already holds are not run again."""
+    video: Video = "none"
+    """none, query (a frame per policy call) or all (a frame per control step)."""
+    wandb: bool = False
+    """Mirror episode rows to Weights & Biases."""
+    wandb_project: str = "vlaprune-bench"
+    """Project name on Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        if self.suite not in SUITES:
+            raise UserError(f"--suite is {self.suite}{nearest(self.suite, SUITES)}.")
+        if self.protocol not in PROTOCOLS:
+            raise UserError(f"--protocol is {self.protocol}{nearest(self.protocol, PROTOCOLS)}.")
+        n_tasks = 90 if self.suite == "libero_90" else 10
+        for task in self.task_ids:
+            if not 0 <= task < n_tasks:
+                raise UserError(
+                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to {n_tasks - 1}."
+                )
+        if len(set(self.task_ids)) < len(self.task_ids):
+            raise UserError(f"--task-ids is {self.task_ids}; each task may be named once.")
+        if not 1 <= self.trials <= 50:
+            raise UserError(f"--trials is {self.trials}; LIBERO has 50 init states: give 1 to 50.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UserError(f"--max-steps is {self.max_steps}; it must be at least 1.")
+        if self.count_flops_every < 0:
+            raise UserError(f"--count-flops-every is {self.count_flops_every}; 0 or more is right.")
+        for key, value, known in (
+            ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
+            ("attention", self.attention, ("sdpa", "eager")),
+            ("video", self.video, ("none", "query", "all")),
+        ):
+            if value not in known:
+                raise UserError(f"--{key} is {value}{nearest(value, known)}.")
+
+    @property
+    def tasks(self) -> tuple[int, ...]:
+        """The tasks to run, in order."""
+        return self.task_ids or tuple(range(90 if self.suite == "libero_90" else 10))
+
+    @property
+    def budget(self) -> int:
+        """Control steps an episode may take."""
+        return self.max_steps or PROTOCOLS[self.protocol].budgets[self.suite]
+
+
+def nearest(value: str, known: Any) -> str:
+    """The tail of an error sentence: the nearest valid name, and all of them."""
+    near = get_close_matches(str(value), list(known), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"; {hint}there are: {', '.join(known) or 'none'}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain data, ready for YAML or JSON."""
+    return draccus.encode(config)
+
+
+def method_options(pruner: Pruner) -> dict[str, Any]:
+    """A method's options as plain data, its name left out."""
+    encoded = dict(draccus.encode(pruner, Pruner))
+    encoded.pop("type")
+    return encoded
+
+
+def dump(config: EvalConfig) -> str:
+    """YAML that `load` reads back to an equal object."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def load(path: Path) -> EvalConfig:
+    """Read a YAML file.
+
+    Raises:
+        UserError: the file is missing, is no YAML mapping, or has a key or value that is not known.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config is {path}; it cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise UserError(f"--config is {path}; it is not valid YAML: {line}.") from error
+    if not isinstance(data, dict):
+        raise UserError(f"--config is {path}; it must hold a mapping of options.")
+    return from_dict(data, str(path))
+
+
+def from_dict(data: dict[str, Any], source: str) -> EvalConfig:
+    """Build a configuration from plain data, refusing what nobody reads.
+
+    Args:
+        data: as `to_dict` gives it; what is left out has its default.
+        source: where the data came from, for error sentences.
+
+    Raises:
+        UserError: an unknown key or a value of the wrong kind.
+    """
+    _check_keys(data, EvalConfig, source)
+    pruner = data.get("pruner")
+    if pruner is not None:
+        if not isinstance(pruner, dict) or "type" not in pruner:
+            raise UserError(f"{source}: pruner must be a mapping with a `type`, the method's name.")
+        options = {key: value for key, value in pruner.items() if key != "type"}
+        _check_keys(options, method_class(pruner["type"]), f"{source}: pruner")
+    try:
+        return draccus.decode(EvalConfig, data)
+    except (draccus.utils.DecodingError, draccus.utils.ParsingError) as error:
+        # draccus wraps what __post_init__ raised; the sentence inside is the one for the user
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise cause from error
+            cause = cause.__cause__ or cause.__context__
+        where = ".".join(getattr(error, "key_path", ())) or "a value"
+        why = " ".join(str(getattr(error, "message", error)).split())
+        raise UserError(f"{source}: {where} cannot be read: {why}") from error
+
+
+def _check_keys(data: dict[str, Any], cls: type, source: str) -> None:
+    known = {f.name: f for f in fields(cls)}
+    for key, value in data.items():
+        if key not in known:
+            raise UserError(f"{source}: unknown key {key}{nearest(key, known)}.")
+        default = known[key].default
+        if isinstance(value, dict) and key != "pruner" and is_dataclass(default):
+            _check_keys(value, type(default), f"{source}: {key}")
+
+
+def run_id(config: EvalConfig) -> str:
+    """Hash of everything in the configuration that can change a result, 12 hex digits."""
+    identity = {k: v for k, v in to_dict(config).items() if k not in NOT_IDENTITY}
+    return digest(identity)
+
+
+def digest(data: Any) -> str:
+    """Hash of plain data, 12 hex digits, the same on every machine."""
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,0 +1,53 @@
+"""The registry of pruning methods: every module of this folder that registers a `Pruner`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+
+from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner
+from vlaprune_bench.types import UserError
+
+__all__ = ["PruneContext", "Pruner", "ScoredPruner", "load_plugin", "method_class", "methods"]
+
+
+def methods() -> dict[str, type[Pruner]]:
+    """Every registered method by name. Imports the method files, but neither torch nor a model."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return dict(sorted(Pruner.get_known_choices().items()))
+
+
+def method_class(name: str) -> type[Pruner]:
+    """The class registered as `name`.
+
+    Raises:
+        UserError: there is no such method.
+    """
+    known = methods()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"--method is {name}; {hint}there are: {', '.join(known)}.")
+    return known[name]
+
+
+def load_plugin(path: Path) -> None:
+    """Import a file of your own that registers methods.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"--plugin is {path}; it must be a Python file that registers a method.")
+    name = f"vlaprune_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)

@@ -1,0 +1,34 @@
+"""Action-aware Dynamic Pruning (ADP): static's score behind a gate on the hand's motion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vlaprune_bench.pruning.base import PruneContext, Pruner
+from vlaprune_bench.pruning.gate import GateMemory, MotionGate
+from vlaprune_bench.pruning.static import Static
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@Pruner.register_subclass("adp")
+@dataclass(frozen=True)
+class Adp(Static):
+    """Prune as `static` does while the hand moves fast, keep every token while it moves slowly.
+
+    Source: arXiv 2509.22093. The gate is fed by observed end-effector poses, one window being the
+    steps executed between two calls.
+    """
+
+    gate: MotionGate = MotionGate()
+    """When to prune."""
+
+    def start(self) -> GateMemory:
+        return GateMemory()
+
+    def select(self, context: PruneContext, memory: GateMemory) -> Tensor | None:
+        if not self.gate.decide(memory, context.eef_poses[:, :3], self.reading):
+            return None
+        return super().select(context, memory)

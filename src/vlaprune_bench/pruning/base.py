@@ -1,0 +1,158 @@
+"""What a pruning method is, and what it may look at.
+
+A method is a frozen dataclass: its fields are its options, on the command line and in YAML alike.
+Adding one is adding one file to this folder (or passing `--plugin FILE`):
+
+    @Pruner.register_subclass("my-method")
+    @dataclass(frozen=True)
+    class MyMethod(ScoredPruner):
+        '''One line for --help.'''
+
+        def score(self, context, memory):
+            return context.patches.norm(dim=-1)  # (V,): the larger, the likelier it stays
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import draccus
+import numpy as np
+
+from vlaprune_bench.pruning.select import split_quotas, top_k_per_camera
+from vlaprune_bench.types import TokenLayout, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Decoder(Protocol):
+    """The language model as a method sees it; every product it computes is charged to the call."""
+
+    n_layers: int
+
+    def probe(self, depth: int) -> Tensor:
+        """Hidden states of the unpruned probe sequence after `depth` layers (0: embeddings).
+
+        Only `depth` layers run. The sequence has BOS, patches, the rest of the prompt,
+        placeholders and stop; for `depth` > 0 it has no proprio token (as in ADP's reference).
+
+        Returns:
+            (V + T, width): the V visual tokens first, then the T text tokens (BOS, the rest of
+            the prompt, stop), placeholders and proprio left out.
+        """
+        ...
+
+    def mean_query_key(self, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
+        """Mean over heads and over query rows of q k^T / sqrt(head_dim): no RoPE, no softmax.
+
+        Both inputs pass `layer`'s input norm first, then its q_proj or k_proj.
+
+        Args:
+            layer: decoder layer, 0 <= layer < n_layers.
+            queries: (T, width) hidden states.
+            keys: (V, width) hidden states.
+
+        Returns:
+            (V,) float32.
+        """
+        ...
+
+
+@dataclass
+class PruneContext:
+    """What a method sees at one decision."""
+
+    layout: TokenLayout
+    layer: int
+    """Decoder layer about to run; 0 is before the language model."""
+    call: int
+    """Index of the policy call within the episode, from 0."""
+    seed: int
+    """Seed of this call: a function of episode and call alone."""
+    eef_poses: np.ndarray
+    """(steps + 1, 7) end-effector poses observed over the window just executed: position in
+    metres, then quaternion xyzw; the window's first and last pose included. (1, 7) at call 0."""
+    patches: Tensor
+    """(V, width) projected patch embeddings."""
+    decoder: Decoder
+
+
+@dataclass(frozen=True)
+class Pruner(draccus.ChoiceRegistry):
+    """Base of every method. The object holds options only; an episode's memory is apart."""
+
+    @property
+    def name(self) -> str:
+        return self.get_choice_name(type(self))
+
+    @property
+    def keep_ratio(self) -> float | None:
+        """Fraction of visual tokens that stay in a pruned call; None where there is no such option."""
+        return None
+
+    def start(self) -> Any:
+        """Fresh memory for one episode. Many episodes share one pruner, each with its own memory."""
+        return None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Decoder layers before which `select` is asked, ascending; 0 is before the model."""
+        return (0,)
+
+    @property
+    def renumber_positions(self) -> bool:
+        """Whether tokens that stay get contiguous position ids (else they keep their own)."""
+        return False
+
+    def check(self, n_layers: int) -> None:
+        """Raise UserError where an option does not fit a model of `n_layers` decoder layers."""
+
+    def select(self, context: PruneContext, memory: Any) -> Tensor | None:
+        """Visual tokens to keep.
+
+        Returns:
+            Sorted int64 indices into the V visual tokens, or None to keep all of them.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ScoredPruner(Pruner):
+    """A method that scores every visual token and keeps the best of each camera."""
+
+    keep: float = 0.5
+    """Fraction of visual tokens kept, 0 < keep <= 1."""
+    camera_split: tuple[float, ...] = field(default=())
+    """Share of the kept tokens for each camera, e.g. 0.4 0.6; empty: in equal parts."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.keep <= 1.0:
+            raise UserError(f"--keep is {self.keep:g}; it must be above 0 and at most 1.")
+        if self.camera_split and (min(self.camera_split) < 0 or sum(self.camera_split) <= 0):
+            raise UserError(
+                f"--camera-split is {' '.join(map(str, self.camera_split))}; "
+                "the shares must not be negative and must not all be 0."
+            )
+
+    @property
+    def keep_ratio(self) -> float | None:
+        return self.keep
+
+    def budget(self, n_visual: int) -> int:
+        """How many of `n_visual` tokens stay; at least one."""
+        return max(1, round(self.keep * n_visual))
+
+    def score(self, context: PruneContext, memory: Any) -> Tensor:
+        """(V,) scores; the larger, the likelier the token stays."""
+        raise NotImplementedError
+
+    def select(self, context: PruneContext, memory: Any) -> Tensor | None:
+        layout = context.layout
+        quotas = split_quotas(
+            self.budget(layout.n_visual), layout.visual_counts, self.camera_split
+        )
+        if sum(quotas) == layout.n_visual:
+            return None
+        return top_k_per_camera(self.score(context, memory), layout.visual_counts, quotas)

@@ -1,0 +1,279 @@
+"""The vocabulary every other module speaks: observations, actions, episodes and the rows we write.
+
+Imports nothing of ours and neither torch nor mujoco, so that reports and `--help` stay light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class UserError(Exception):
+    """Something the user can put right: printed as one sentence, exit code 2.
+
+    The sentence names the offending key, its value, and what would be right. Not a ValueError:
+    parsers wrap those in messages of their own.
+    """
+
+
+class Status(StrEnum):
+    """How an episode ended, apart from whether the task was solved."""
+
+    OK = "ok"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How LIBERO is evaluated: everything that moves a success rate besides the model.
+
+    The reference values are those of the OpenVLA and OpenVLA-OFT evaluation scripts.
+    """
+
+    name: str
+    settle_steps: int
+    """Control steps with `settle_action` after a reset; they do not count against the budget."""
+    settle_action: tuple[float, ...]
+    budgets: dict[str, int]
+    """Control steps an episode may take, by suite (20 Hz control, 25 physics substeps each)."""
+    env_seed: int
+    """Seed given to a task environment once, before its first reset."""
+    policy_seed: int
+    camera_size: int
+    """Side of the square frames rendered, pixels."""
+    rotate_180: bool
+    jpeg_quality: int | None
+    """Quality of the 4:2:0 JPEG round trip, or None for no round trip."""
+    crop_area: float
+    """Fraction of the frame's AREA kept by the centre crop (1.0: no crop)."""
+    execute_steps: int
+    """Actions of a chunk executed open loop before the policy is called again."""
+
+
+OPENVLA_PROTOCOL = Protocol(
+    name="openvla",
+    settle_steps=10,
+    settle_action=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0),
+    budgets={
+        "libero_spatial": 220,
+        "libero_object": 280,
+        "libero_goal": 300,
+        "libero_10": 520,
+        "libero_90": 400,
+    },
+    env_seed=0,
+    policy_seed=7,
+    camera_size=256,
+    rotate_180=True,
+    jpeg_quality=95,
+    crop_area=0.9,
+    execute_steps=8,
+)
+
+PROTOCOLS = {OPENVLA_PROTOCOL.name: OPENVLA_PROTOCOL}
+SUITES = tuple(OPENVLA_PROTOCOL.budgets)
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the simulator shows after a control step."""
+
+    eef_pos: np.ndarray
+    """(3,) float64, metres, world frame."""
+    eef_quat: np.ndarray
+    """(4,) float64, xyzw, as the robot's observable gives it (no antipodal flip)."""
+    gripper_qpos: np.ndarray
+    """(2,) float64, metres."""
+    images: np.ndarray | None = None
+    """(cameras, size, size, 3) uint8, main camera first, upright; None where nobody looks."""
+
+
+@dataclass(frozen=True)
+class EpisodeSpec:
+    """Names one episode wherever and whenever it runs: the unit of resume."""
+
+    suite: str
+    task: int
+    trial: int
+    seed: int
+    protocol: str
+    max_steps: int
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """Which positions of the full (unpruned) prefill sequence hold what.
+
+    The order is that of OpenVLA(-OFT): BOS, the patches of each camera, proprio, the rest of the
+    prompt, action placeholders, stop. Selection, FLOPs, gate and overlays all read this object.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    """(rows, columns) of visual tokens, one entry a camera."""
+    n_prompt: int
+    """Prompt tokens, BOS and the trailing empty token included."""
+    has_proprio: bool = False
+    n_actions: int = 0
+    """Placeholder tokens for actions (chunk length x action dimensions)."""
+    has_stop: bool = False
+
+    @property
+    def visual_counts(self) -> tuple[int, ...]:
+        """Visual tokens of each camera."""
+        return tuple(rows * columns for rows, columns in self.grids)
+
+    @property
+    def n_visual(self) -> int:
+        return sum(self.visual_counts)
+
+    @property
+    def visual(self) -> slice:
+        """All patches; they stand right after BOS."""
+        return slice(1, 1 + self.n_visual)
+
+    @property
+    def proprio(self) -> slice:
+        return slice(self.visual.stop, self.visual.stop + self.has_proprio)
+
+    @property
+    def prompt_rest(self) -> slice:
+        """The prompt without BOS."""
+        return slice(self.proprio.stop, self.proprio.stop + self.n_prompt - 1)
+
+    @property
+    def actions(self) -> slice:
+        return slice(self.prompt_rest.stop, self.prompt_rest.stop + self.n_actions)
+
+    @property
+    def stop(self) -> slice:
+        return slice(self.actions.stop, self.actions.stop + self.has_stop)
+
+    @property
+    def length(self) -> int:
+        return self.stop.stop
+
+    def camera(self, index: int) -> slice:
+        """Patches of one camera, as indices into the visual tokens (0 is the first patch)."""
+        start = sum(self.visual_counts[:index])
+        return slice(start, start + self.visual_counts[index])
+
+    def per_camera(self, kept_visual: list[int]) -> list[int]:
+        """How many of `kept_visual` (indices into the visual tokens) each camera keeps."""
+        counts = []
+        for index in range(len(self.grids)):
+            part = self.camera(index)
+            counts.append(sum(part.start <= k < part.stop for k in kept_visual))
+        return counts
+
+
+def column(doc: str, unit: str | None = None, **default: Any) -> Any:
+    """A dataclass field that is a column: its documentation and unit go into the schema."""
+    return field(metadata={"doc": doc, "unit": unit or ""}, **default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallMeasures:
+    """What one policy call did and cost, as the policy itself measured it."""
+
+    pruned: bool = column("whether visual tokens were dropped (or reused) in this call")
+    visual_tokens: int = column("visual tokens before pruning", "tokens")
+    visual_tokens_kept: int = column("visual tokens that reach the last decoder layer", "tokens")
+    kept_per_camera: list[int] = column("visual tokens kept of each camera", "tokens")
+    tokens_per_layer: list[int] = column("sequence length in each decoder layer", "tokens")
+    kept_visual: list[int] | None = column(
+        "indices of the kept visual tokens; null: all were kept (pruned is false)"
+    )
+    llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
+    total_flops: int = column("2 x MAC of everything the call executed", "FLOP")
+    scoring_flops: int = column("part of total_flops spent on scoring and probe layers", "FLOP")
+    counted_flops: int | None = column(
+        "reading of torch.utils.flop_counter; null: this call was not sampled", "FLOP"
+    )
+    latency_preprocess_ms: float = column("frames and prompt to model input", "ms")
+    latency_vision_ms: float = column("vision towers and projector", "ms")
+    latency_scoring_ms: float = column("scores, gate and selection, probe layers included", "ms")
+    latency_prefill_ms: float = column("decoder layers over the (pruned) sequence", "ms")
+    latency_decode_ms: float = column("autoregressive decode steps; 0 for parallel decoding", "ms")
+    latency_head_ms: float = column("action head and un-normalisation", "ms")
+    latency_total_ms: float = column("the whole call, synchronised", "ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionChunk:
+    """What a policy call returns."""
+
+    actions: np.ndarray
+    """(chunk, 7) float64, ready for the environment."""
+    measures: CallMeasures
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRow(CallMeasures):
+    """One policy call, as written."""
+
+    episode_id: str = column("the episode this call belongs to")
+    call: int = column("index of the call within its episode, from 0")
+    step: int = column("control steps executed before this call", "steps")
+    warmup: bool = column("a first call of this process or shape: left out of latency statistics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRow:
+    """One episode, as written. Null means: not measured, for the reason its column gives."""
+
+    # identity: what the episode is
+    episode_id: str = column("hash of what the episode is, never of when or where it ran")
+    run_id: str = column("hash of the configuration without output paths and tracking")
+    suite: str = column("LIBERO suite")
+    task: int = column("task index within the suite, from 0")
+    task_name: str = column("LIBERO's name of the task")
+    instruction: str = column("language instruction given to the policy")
+    trial: int = column("index of the fixed init state, from 0")
+    seed: int = column("policy seed")
+    env_seed: int = column("seed of the task environment")
+    protocol: str = column("evaluation protocol")
+    max_steps: int = column("budget, settle steps not counted", "steps")
+    execute_steps: int = column("actions executed open loop per call", "steps")
+    method: str = column("pruning method")
+    method_options: str = column("all options of the method, JSON")
+    keep: float | None = column("keep ratio asked for; null: the method has none")
+    checkpoint: str = column("checkpoint name, folder or hub id")
+    checkpoint_hash: str = column("hash over the checkpoint's files")
+    checkpoint_trained: bool = column("false: an untrained checkpoint, success means nothing")
+    assets: str = column("asset set: real or lite")
+    assets_hash: str = column("hash over the asset files")
+    # what happened
+    status: str = column("ok, error or timeout, apart from success")
+    error: str | None = column("what went wrong; null: status is ok")
+    success: bool | None = column("task predicate true after any step; null: status is not ok")
+    steps: int = column("control steps executed, settle steps not counted", "steps")
+    calls: int = column("policy calls", "calls")
+    init_state_hash: str | None = column("hash of the init state; null: failed before the reset")
+    scene_hash: str | None = column(
+        "hash of simulator state and body poses after the reset; null: failed before the reset"
+    )
+    warnings: list[str] = column("what the reader of this row must know")
+    # what it cost (means over the episode's calls; null: no call was made)
+    pruned_call_fraction: float | None = column("fraction of calls that were pruned; null: no call")
+    visual_tokens_kept_mean: float | None = column("visual tokens kept per call", "tokens")
+    llm_prefill_macs_mean: float | None = column("llm_prefill_macs per call", "MAC")
+    total_flops_mean: float | None = column("total_flops per call", "FLOP")
+    latency_p50_ms: float | None = column("median call, warm-up excluded; null: no such call", "ms")
+    latency_mean_ms: float | None = column("mean call, warm-up excluded; null: no such call", "ms")
+    # how it was measured
+    batch_size: int = column("episodes per policy call", "episodes")
+    device: str = column("device of the model, with its name")
+    dtype: str = column("precision of the model")
+    attention: str = column("attention backend")
+    gl_backend: str = column("renderer: egl, osmesa or glfw")
+    wall_s: float = column("wall time of the episode, reset included", "s")
+    reset_s: float | None = column("wall time of the reset; null: it failed", "s")
+    started_at: str = column("UTC start, ISO 8601")
+    versions: str = column("package versions, JSON")
+    git_revision: str | None = column("revision of the source tree; null: not a git checkout")
