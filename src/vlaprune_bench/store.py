@@ -32,8 +32,8 @@ def schema(row: type) -> pa.Schema:
     import pyarrow as pa
 
     kinds = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
-    kinds[list[int]] = pa.list_(pa.int32())  # type: ignore[index]
-    kinds[list[str]] = pa.list_(pa.string())  # type: ignore[index]
+    kinds[list[int]] = pa.list_(pa.int32())
+    kinds[list[str]] = pa.list_(pa.string())
     hints = get_type_hints(row)
     columns = []
     for f in fields(row):
@@ -92,7 +92,9 @@ class Store:
 
     def done(self) -> set[str]:
         """Ids of the episodes the folder holds."""
-        return {path.stem.removeprefix("episode-") for path in self.folder.glob("episode-*.parquet")}
+        return {
+            path.stem.removeprefix("episode-") for path in self.folder.glob("episode-*.parquet")
+        }
 
 
 def load_results(folder: str | Path) -> pd.DataFrame:

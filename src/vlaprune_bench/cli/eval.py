@@ -47,6 +47,7 @@ def parse(argv: list[str]) -> EvalConfig:
             ("run", EvalConfig, field(default=default)),
         ],
     )
+    parsed: Any
     parsed, unknown = tyro.cli(
         command_line,
         prog="vlaprune-eval",

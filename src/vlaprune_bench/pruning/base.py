@@ -89,11 +89,11 @@ class Pruner(draccus.ChoiceRegistry):
 
     @property
     def keep_ratio(self) -> float | None:
-        """Fraction of visual tokens that stay in a pruned call; None where there is no such option."""
+        """Fraction of visual tokens that stay in a pruned call; None: no such option."""
         return None
 
     def start(self) -> Any:
-        """Fresh memory for one episode. Many episodes share one pruner, each with its own memory."""
+        """Fresh memory for one episode: many episodes may share one pruner."""
         return None
 
     @property
@@ -150,9 +150,7 @@ class ScoredPruner(Pruner):
 
     def select(self, context: PruneContext, memory: Any) -> Tensor | None:
         layout = context.layout
-        quotas = split_quotas(
-            self.budget(layout.n_visual), layout.visual_counts, self.camera_split
-        )
+        quotas = split_quotas(self.budget(layout.n_visual), layout.visual_counts, self.camera_split)
         if sum(quotas) == layout.n_visual:
             return None
         return top_k_per_camera(self.score(context, memory), layout.visual_counts, quotas)

@@ -35,9 +35,7 @@ def split_quotas(k: int, counts: Sequence[int], weights: Sequence[float] = ()) -
             f"--camera-split has {len(weights)} shares; this policy has {len(counts)} cameras."
         )
     total = sum(weights)
-    quotas = [
-        min(n, round(k * w / total)) for n, w in zip(counts, weights, strict=True)
-    ]
+    quotas = [min(n, round(k * w / total)) for n, w in zip(counts, weights, strict=True)]
     order = sorted(range(len(counts)), key=lambda i: -weights[i])
     while (missing := k - sum(quotas)) != 0:
         for i in order:

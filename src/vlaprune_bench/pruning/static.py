@@ -28,9 +28,9 @@ class Static(ScoredPruner):
     """
 
     qk_layer: int = 0
-    """Decoder layer whose query and key projections score the patches; that many layers run first."""
+    """Decoder layer whose queries and keys score the patches; that many layers run first."""
     reading: Reading = "paper"
-    """Where paper and reference code differ: number kept rounded down (paper) or rounded (code)."""
+    """Where paper and code differ: the number kept is rounded down (paper) or rounded (code)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,7 +47,7 @@ class Static(ScoredPruner):
         # the reference's sweep asks for the layer after the last one, fails, and runs unpruned
         if self.qk_layer >= n_layers:
             raise UserError(
-                f"--qk-layer is {self.qk_layer}; this model's decoder layers are 0 to {n_layers - 1}."
+                f"--qk-layer is {self.qk_layer}; this model has decoder layers 0 to {n_layers - 1}."
             )
 
     def budget(self, n_visual: int) -> int:

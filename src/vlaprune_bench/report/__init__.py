@@ -1,0 +1,1 @@
+"""Reports from parquet alone: neither torch nor a simulator is imported here."""

@@ -1,0 +1,107 @@
+"""vlaprune-eval's command line: what it accepts, what it refuses and how."""
+
+import subprocess
+import sys
+
+import pytest
+
+from vlaprune_bench.cli.eval import parse
+from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.pruning.adp import Adp
+from vlaprune_bench.pruning.gate import MotionGate
+from vlaprune_bench.pruning.static import Static
+from vlaprune_bench.types import UserError
+
+
+def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "vlaprune_bench.cli.eval", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **kwargs,
+    )
+
+
+def test_the_headline_command():
+    config = parse("--suite libero_spatial --method adp --keep 0.5".split())
+    assert config == EvalConfig(suite="libero_spatial", pruner=Adp(keep=0.5))
+
+
+def test_options_of_the_method_stand_beside_the_others():
+    config = parse("--method adp --keep=0.25 --rule avg --task-ids 1 2 --qk-layer 2".split())
+    assert config.pruner == Adp(keep=0.25, qk_layer=2, gate=MotionGate(rule="avg"))
+    assert config.task_ids == (1, 2)
+
+
+def test_the_command_line_wins_over_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("pruner: {type: adp, keep: 0.3, gate: {rule: avg}}\ntrials: 4\n")
+    config = parse(["--config", str(file), "--keep", "0.4"])
+    assert config.pruner == Adp(keep=0.4, gate=MotionGate(rule="avg"))
+    assert config.trials == 4
+    # another method starts from its own defaults
+    assert parse(["--config", str(file), "--method", "static"]).pruner == Static()
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ("--suite libero_spatia", "--suite is libero_spatia; did you mean libero_spatial?"),
+        ("--method fastw", "--method is fastw"),
+        ("--method static --keep 0", "--keep is 0; it must be above 0 and at most 1."),
+        ("--method static --keep 1.2", "--keep is 1.2; it must be above 0 and at most 1."),
+        ("--method none --keep 0.5", "--keep is an option of adp, static; the method is none"),
+        ("--method static --rule avg", "--rule is an option of adp; the method is static"),
+        ("--method adp --lookbak 3", "unknown option --lookbak; did you mean --lookback?"),
+        ("--config absent.yaml", "--config is absent.yaml; it cannot be read"),
+        ("--plugin absent.py --method none", "--plugin is absent.py"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(args, sentence):
+    with pytest.raises(UserError) as caught:
+        parse(args.split())
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_exits_with_2_and_loses_nothing(tmp_path):
+    kept = tmp_path / "runs" / "episode-x.parquet"
+    kept.parent.mkdir()
+    kept.write_text("kept")
+    done = command("--suite", "nowhere", "--output", str(kept.parent))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --suite is nowhere; ")
+    assert done.stderr.count("\n") == 1
+    assert kept.read_text() == "kept"
+
+
+def test_an_unwritable_output_exits_with_2(tmp_path):
+    (tmp_path / "file").touch()
+    done = command("--output", str(tmp_path / "file" / "runs"))
+    assert done.returncode == 2
+    assert "--output is" in done.stderr
+
+
+def test_a_value_of_the_wrong_kind_exits_with_2():
+    done = command("--trials", "many")
+    assert done.returncode == 2
+    assert "--trials" in done.stderr + done.stdout
+
+
+def test_help_names_the_methods_options_and_imports_nothing_heavy():
+    script = (
+        "import sys\n"
+        "from vlaprune_bench.cli.eval import parse\n"
+        "try:\n    parse(['--method', 'adp', '--help'])\n"
+        "finally:\n    heavy = {'torch', 'transformers', 'mujoco', 'pandas', 'wandb', 'libero'}\n"
+        "    print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "--keep" in done.stdout
+    assert "--max-consecutive-pruned" in done.stdout
+    assert "HEAVY []" in done.stdout

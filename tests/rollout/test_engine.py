@@ -1,0 +1,179 @@
+"""The engine on a toy simulator: rows, resume, errors, Ctrl-C. Real parquet, no MuJoCo."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.rollout.test_episode import ToyTask
+from tests.rows import measures
+from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.pruning.static import Static
+from vlaprune_bench.rollout.engine import INTERRUPTED, Engine
+from vlaprune_bench.store import Store, load_calls, load_results
+from vlaprune_bench.types import ActionChunk
+
+INFO = SimpleNamespace(
+    name="toy",
+    checkpoint_hash="c0ffee",
+    trained=False,
+    assets="lite",
+    device="cpu",
+    dtype="float32",
+    attention="sdpa",
+    grids=((16, 16), (16, 16)),
+)
+
+
+class ToyPolicy:
+    info = INFO
+
+    def __init__(self):
+        self.seeds: list[int] = []
+
+    def start(self, instruction, seed):
+        self.seeds.append(seed)
+        return SimpleNamespace(calls=0)
+
+    def act(self, memory, observation, eef_poses):
+        memory.calls += 1
+        n = 300 + 100 * (memory.calls % 2)
+        chunk = measures(tokens_per_layer=[n, n], latency_total_ms=float(memory.calls))
+        return ActionChunk(actions=np.zeros((8, 7)), measures=chunk)
+
+
+class ToyLibero(ToyTask):
+    """Stands in for LiberoTask: trial 1 of task 1 breaks."""
+
+    opened: list[int] = []  # noqa: RUF012
+
+    def __init__(self, suite, task, assets, protocol):
+        super().__init__(success_at=20)
+        self.task, self.name = task, f"task_{task}"
+        self.init_state_hash = self.scene_hash = "5ce9e"
+        self.opened.append(task)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def reset(self, trial):
+        self.log.clear()
+        self.trial = trial
+        return super().reset(trial)
+
+    def step(self, action, look):
+        if (self.task, self.trial) == (1, 1) and len(self.log) == 9:
+            raise RuntimeError("qpos is not finite")
+        return super().step(action, look)
+
+
+@pytest.fixture
+def make_engine(monkeypatch, tmp_path):
+    libero = pytest.importorskip("vlaprune_bench.sim.libero")
+    monkeypatch.setattr(libero, "LiberoTask", ToyLibero)
+    ToyLibero.opened = []
+
+    def make(**changes):
+        config = EvalConfig(
+            pruner=Static(keep=0.5),
+            task_ids=(0, 1),
+            trials=3,
+            max_steps=64,
+            output=tmp_path / "runs",
+        )
+        config = replace(config, **changes)
+        assets = SimpleNamespace(kind="lite", hash="a55e7")
+        return Engine(config, Store(config.output), ToyPolicy(), assets, "egl")
+
+    return make
+
+
+def test_a_row_for_every_episode_and_call(make_engine, tmp_path, capsys):
+    engine = make_engine()
+    assert engine.run() == 1  # one episode broke
+    episodes = load_results(tmp_path / "runs").sort_values(["task", "trial"])
+    assert list(zip(episodes.task, episodes.trial, strict=True)) == [
+        (task, trial) for task in (0, 1) for trial in range(3)
+    ]
+    ok = episodes[episodes.status == "ok"]
+    assert (len(ok), ok.success.all(), set(ok.steps), set(ok.calls)) == (5, True, {20}, {3})
+    assert json.loads(ok.method_options.iloc[0])["keep"] == 0.5
+    assert "untrained" in ok.warnings.iloc[0][0]
+    calls = load_calls(tmp_path / "runs")
+    assert len(calls) == 5 * 3 + 2
+    first = calls[calls.episode_id == ok.episode_id.iloc[0]].sort_values("call")
+    assert first.step.tolist() == [0, 8, 16]
+    assert "toy" in capsys.readouterr().out
+
+
+def test_an_exception_is_a_status_and_the_simulator_is_made_anew(make_engine, tmp_path):
+    make_engine().run()
+    bad = load_results(tmp_path / "runs").query("status == 'error'")
+    assert len(bad) == 1
+    row = bad.iloc[0]
+    assert (row.task, row.trial, row.steps, row.calls) == (1, 1, 9, 2)
+    assert "RuntimeError: qpos is not finite" in row.error
+    assert row.success is None
+    assert ToyLibero.opened == [0, 1, 1]
+
+
+def test_warm_up_is_the_first_call_of_each_shape_and_left_out_of_latency(make_engine, tmp_path):
+    make_engine(task_ids=(0,), trials=2).run()
+    episodes = load_results(tmp_path / "runs").set_index("trial")
+    calls = load_calls(tmp_path / "runs").merge(
+        episodes.reset_index()[["trial", "episode_id"]], on="episode_id"
+    )
+    warm = calls.sort_values(["trial", "call"]).warmup.tolist()
+    assert warm == [True, True, False, False, False, False]
+    assert episodes.latency_p50_ms[0] == 3.0
+    assert episodes.latency_p50_ms[1] == 2.0
+
+
+def test_the_same_command_again_runs_nothing(make_engine, tmp_path, capsys):
+    make_engine().run()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*.parquet")}
+    again = make_engine()
+    assert again.run() == 0
+    assert again.policy.seeds == []
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*.parquet")}
+    assert "6 of 6 episodes are in" in capsys.readouterr().out
+    # other options are other episodes
+    make_engine(pruner=Static(keep=0.25), task_ids=(0,), trials=1).run()
+    assert len(load_results(tmp_path / "runs")) == 7
+
+
+def test_ctrl_c_keeps_what_was_finished(make_engine, tmp_path, capsys, monkeypatch):
+    engine = make_engine()
+    step = ToyLibero.step
+
+    def interrupted(self, action, look):
+        if self.trial == 2:
+            raise KeyboardInterrupt
+        return step(self, action, look)
+
+    monkeypatch.setattr(ToyLibero, "step", interrupted)
+    assert engine.run() == INTERRUPTED
+    assert len(pd.read_parquet(tmp_path / "runs")) == 2
+    assert "interrupted" in capsys.readouterr().out
+
+
+def test_an_episodes_seed_depends_on_the_episode_alone(make_engine, tmp_path):
+    one, two = make_engine(), make_engine(output=tmp_path / "other", task_ids=(1, 0))
+    one.run()
+    two.run()
+    assert len(set(one.policy.seeds)) == 6
+    assert one.policy.seeds == two.policy.seeds[3:] + two.policy.seeds[:3]
+
+
+def test_other_assets_than_the_checkpoints_are_told_in_every_row(make_engine, tmp_path):
+    engine = make_engine(task_ids=(0,), trials=1)
+    engine.assets.kind = "real"
+    engine.run()
+    told = load_results(tmp_path / "runs").warnings.iloc[0]
+    assert any("made for lite assets and ran on real" in warning for warning in told)
