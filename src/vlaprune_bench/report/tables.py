@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,32 +69,35 @@ def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_table(summary: pd.DataFrame) -> Table:
-    """`summarise`'s rows for the terminal."""
+    """`summarise`'s rows for the terminal; what all rows share stands in the title."""
     from rich.table import Table
 
-    table = Table(title="success rate with its 95 % Wilson interval; cost per policy call")
-    for name in ("checkpoint", "suite", "assets", "method", "keep"):
-        table.add_column(name)
-    for name in ("episodes", "errors", "success", "pruned calls", "visual tokens", "FLOPs", "p50"):
-        table.add_column(name, justify="right")
+    names = ["checkpoint", "suite", "assets", "method"]
+    shared = [name for name in names if summary[name].nunique() == 1]
+    title = ", ".join(str(summary[name].iloc[0]) for name in shared)
+    table = Table(title=title, caption="success: 95 % Wilson interval; costs are per policy call")
+    for name in (name for name in names if name not in shared):
+        table.add_column(name, overflow="fold")
+    for name in ("keep", "episodes", "success", "pruned\ncalls", "visual\ntokens", "FLOPs", "p50"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
+        errors = f" + {row['errors']} errors" if row["errors"] else ""
         table.add_row(
-            row["checkpoint"],
-            row["suite"],
-            row["assets"],
-            row["method"],
+            *(row[name] for name in names if name not in shared),
             "" if math.isnan(row["keep"]) else f"{row['keep']:g}",
-            str(row["episodes"]),
-            str(row["errors"]),
-            f"{row['success_rate']:.0%} [{row['success_low']:.0%}, {row['success_high']:.0%}]"
-            if row["episodes"]
-            else "",
+            f"{row['episodes']}{errors}",
+            _rate(row) if row["episodes"] else "",
             f"{row['pruned_calls']:.0%}",
             f"{row['visual_tokens']:.0f}",
-            f"{_si(row['total_tflops'] * 1e12)}",
-            f"{row['latency_p50_ms']:.0f} ms",
+            _si(row["total_tflops"] * 1e12),
+            "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
         )
     return table
+
+
+def _rate(row: dict[Any, Any]) -> str:
+    low, high = row["success_low"], row["success_high"]
+    return f"{row['success_rate']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _si(flops: float) -> str:

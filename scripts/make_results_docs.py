@@ -1,0 +1,34 @@
+"""Write docs/results.md from the row classes: python scripts/make_results_docs.py"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from vlaprune_bench.types import CallRow, EpisodeRow
+
+HEAD = """# Columns of the results
+
+Made by `scripts/make_results_docs.py` from `types.py`; a test keeps the two equal. Each column's text
+and unit also stand in the parquet schema.
+
+A results folder holds `episode-*.parquet` (the folder itself is the table:
+`pandas.read_parquet(folder)`), `_calls/` (`vlaprune_bench.load_calls(folder)`), `_runs/` (the
+configuration and command of each run) and `_videos/`.
+"""
+
+
+def table(title: str, kind: type) -> str:
+    lines = [f"\n## {title}\n", "| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
+    for f in fields(kind):
+        kind_name = str(f.type).replace(" | None", ", null")
+        lines.append(f"| `{f.name}` | {kind_name} | {f.metadata['unit']} | {f.metadata['doc']} |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    return HEAD + table("Episodes", EpisodeRow) + table("Policy calls", CallRow)
+
+
+if __name__ == "__main__":
+    (Path(__file__).parents[1] / "docs" / "results.md").write_text(page())
