@@ -2,12 +2,15 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vlaprune_bench.pruning.gate import GateMemory, MotionGate
 from vlaprune_bench.types import UserError
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "adp_gate.json"
 
 
 def decisions(gate: MotionGate, positions: np.ndarray, windows: int, reading: str = "code"):
@@ -19,8 +22,8 @@ def decisions(gate: MotionGate, positions: np.ndarray, windows: int, reading: st
     return out, memory
 
 
-def test_gate_equals_the_reference_in_every_case(golden):
-    fixture = json.loads((golden / "adp_gate.json").read_text())
+def test_gate_equals_the_reference_in_every_case():
+    fixture = json.loads(GOLDEN.read_text())
     rules = Counter()
     for case in fixture["cases"]:
         gate = MotionGate(
