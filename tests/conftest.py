@@ -19,7 +19,7 @@ SHARED = (Path(__file__).parents[1] / "../shared").resolve()
 
 @pytest.fixture(scope="session")
 def real_assets() -> AssetSet:
-    """The published LIBERO assets, unpacked once into the cache from an archive beside the checkout."""
+    """The published LIBERO assets, unpacked once from an archive beside the checkout."""
     archive = SHARED / "libero-assets.tar.xz"
     if not archive.is_file():
         pytest.skip(f"needs the published LIBERO assets: {archive} is absent")

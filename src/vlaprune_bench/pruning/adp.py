@@ -29,6 +29,6 @@ class Adp(Static):
         return GateMemory()
 
     def select(self, context: PruneContext, memory: GateMemory) -> Tensor | None:
-        if not self.gate.decide(memory, context.eef_poses[:, :3], self.reading):
+        if not self.gate.decide(memory, context.eef_poses, self.reading):
             return None
         return super().select(context, memory)

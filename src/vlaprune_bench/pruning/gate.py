@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -32,6 +31,9 @@ class MotionGate:
     `avg` prunes where d >= m after m = (m + d) / 2, the first m being d; `adjacent` compares d
     with the `lookback` windows before it: at least their maximum: prune; below their minimum (the
     paper: or equal): full; between: hold the last decision, or prune.
+
+    The reference reads `lever_arm`, `min_delta_rot`, the hystereses and `tolerance` from its files
+    and never uses them; here each has a meaning, and with its default none.
     """
 
     rule: Literal["adjacent", "avg"] = "adjacent"
@@ -40,37 +42,55 @@ class MotionGate:
     """Earlier windows the adjacent rule compares with (the paper's tau; the reference's
     adjacent_extrema_window less one)."""
     hold_last_state: bool = True
-    """Between the extremes of the adjacent rule: keep the last decision; if not, prune."""
+    """Between the two thresholds: keep the last decision; if not, prune."""
     displacement: Literal["reading", "arc_sum", "net"] = "reading"
     """Path length (arc_sum, the paper) or end minus start (net, the reference code); by default
     what the reading of paper or code says."""
     min_delta_pos: float = 0.0
     """Steps of a path shorter than this count as no motion, metres (arc_sum only)."""
+    lever_arm: float = 0.0
+    """Adds rotation to displacement, d = |dp| + lever_arm * |dtheta|, metres (L_eff)."""
+    min_delta_rot: float = 0.0
+    """Smaller rotations count as none, radians: of a step (arc_sum) or of the window (net)."""
+    hysteresis_up: float = 0.0
+    """Relative margin above the upper threshold that d must reach before it prunes."""
+    hysteresis_down: float = 0.0
+    """Relative margin below the lower threshold that d must reach before all tokens stay."""
+    tolerance: float = 0.0
+    """Displacements closer to a threshold than this count as equal to it, metres (tol_equal)."""
     max_consecutive_pruned: int = 3
     """After this many pruned windows in a row, one full; 0: no limit."""
     initial_state: bool = False
     """Decision until enough windows were seen: pruned, or full."""
 
     def __post_init__(self) -> None:
-        if self.rule not in ("adjacent", "avg"):
-            raise UserError(f"--rule is {self.rule}; it must be adjacent or avg.")
-        if self.displacement not in ("reading", "arc_sum", "net"):
-            raise UserError(
-                f"--displacement is {self.displacement}; it must be reading, arc_sum or net."
-            )
-        for key, value, least in (
-            ("lookback", self.lookback, 1),
-            ("min-delta-pos", self.min_delta_pos, 0),
-            ("max-consecutive-pruned", self.max_consecutive_pruned, 0),
+        for key, value, known in (
+            ("rule", self.rule, ("adjacent", "avg")),
+            ("displacement", self.displacement, ("reading", "arc_sum", "net")),
         ):
-            if value < least:
-                raise UserError(f"--{key} is {value}; it must be at least {least}.")
+            if value not in known:
+                raise UserError(f"--{key} is {value}; it must be {' or '.join(known)}.")
+        if self.lookback < 1:
+            raise UserError(f"--lookback is {self.lookback}; it must be at least 1.")
+        for name in (
+            "min_delta_pos",
+            "lever_arm",
+            "min_delta_rot",
+            "hysteresis_up",
+            "hysteresis_down",
+            "tolerance",
+            "max_consecutive_pruned",
+        ):
+            if not getattr(self, name) >= 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} is {getattr(self, name)}; it must be at least 0.")
 
-    def measure(self, positions: np.ndarray, reading: str) -> float:
+    def measure(self, poses: np.ndarray, reading: str) -> float:
         """Displacement of one window.
 
         Args:
-            positions: (steps + 1, 3) end-effector positions in metres, first and last included.
+            poses: (steps + 1, 7) end-effector poses, first and last included: metres, then
+                quaternion xyzw.
             reading: paper or code.
 
         Returns:
@@ -80,21 +100,25 @@ class MotionGate:
         if kind == "reading":
             kind = "arc_sum" if reading == "paper" else "net"
         if kind == "net":
-            return float(np.linalg.norm(positions[-1] - positions[0]))
-        steps = np.array([np.linalg.norm(b - a) for a, b in pairwise(positions)])
-        return float(steps[steps >= self.min_delta_pos].sum())
+            poses = poses[[0, -1]]
+        distances = np.linalg.norm(np.diff(poses[:, :3], axis=0), axis=1)
+        if kind == "arc_sum":
+            distances = distances[distances >= self.min_delta_pos]
+        angles = _angles(poses[:, 3:])
+        angles = angles[angles >= self.min_delta_rot]
+        return float(distances.sum() + self.lever_arm * angles.sum())
 
-    def decide(self, memory: GateMemory, positions: np.ndarray, reading: str) -> bool:
+    def decide(self, memory: GateMemory, poses: np.ndarray, reading: str) -> bool:
         """Whether the window about to start runs pruned; call once per window, in order.
 
         Args:
             memory: this episode's gate, updated in place.
-            positions: (steps + 1, 3) positions over the window just executed, metres; a single
-                row before the first window.
+            poses: (steps + 1, 7) poses over the window just executed; a single row before the
+                first window.
             reading: paper or code.
         """
-        if len(positions) > 1:
-            memory.displacements.append(self.measure(positions, reading))
+        if len(poses) > 1:
+            memory.displacements.append(self.measure(poses, reading))
             prune = self._rule(memory, reading)
         else:
             prune = self.initial_state
@@ -105,15 +129,26 @@ class MotionGate:
         return prune
 
     def _rule(self, memory: GateMemory, reading: str) -> bool:
-        d = memory.displacements[-1]
+        *earlier, d = memory.displacements
         if self.rule == "avg":
-            memory.mean = (memory.mean + d) / 2 if len(memory.displacements) > 1 else d
-            return d >= memory.mean
-        if len(memory.displacements) <= self.lookback:
-            return self.initial_state
-        earlier = memory.displacements[-1 - self.lookback : -1]
-        if d >= max(earlier):
+            memory.mean = (memory.mean + d) / 2 if earlier else d
+            low = high = memory.mean
+            equal_is_low = False
+        else:
+            if len(earlier) < self.lookback:
+                return self.initial_state
+            low, high = min(earlier[-self.lookback :]), max(earlier[-self.lookback :])
+            equal_is_low = reading == "paper"
+        high, low = high * (1 + self.hysteresis_up), low * (1 - self.hysteresis_down)
+        if d >= high - self.tolerance:
             return True
-        if d < min(earlier) or (reading == "paper" and d == min(earlier)):
+        if d < low - self.tolerance or (equal_is_low and d <= low + self.tolerance):
             return False
         return memory.state if self.hold_last_state else True
+
+
+def _angles(quats: np.ndarray) -> np.ndarray:
+    """Angles between successive orientations, (n - 1,) radians in [0, pi]; q and -q are one."""
+    dots = np.abs((quats[1:] * quats[:-1]).sum(axis=1))
+    norms = np.linalg.norm(quats[1:], axis=1) * np.linalg.norm(quats[:-1], axis=1)
+    return 2 * np.arccos(np.clip(dots / norms, 0.0, 1.0))

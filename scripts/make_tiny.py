@@ -1,0 +1,156 @@
+"""Make the embedded checkpoint `tiny-untrained`: the published layout at a thousandth of the size.
+
+    python scripts/make_tiny.py            # rewrites src/vlaprune_bench/checkpoints/tiny-untrained
+    python scripts/make_tiny.py /some/dir
+
+Nothing in it is trained: it runs every code path on any machine, and its success rates mean
+nothing. Weights come from a seeded numpy generator, so they do not depend on the version of torch.
+Needs the libero package, for the words of its instructions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor
+
+from vlaprune_bench.policies.checkpoint import TINY, Checkpoint, on_meta
+from vlaprune_bench.policies.openvla_oft import PROMPT
+from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
+from vlaprune_bench.policies.prismatic.model import Prismatic
+from vlaprune_bench.policies.prismatic.vision import TOWERS
+from vlaprune_bench.types import SUITES
+
+SEED = 20250711
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<empty>"]
+"""Ids 1 and 2 are BOS and stop, as in Llama 2; <empty> stands for its lone space."""
+WIDTH = 96
+TOWER = {"depth": 3, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2.0}
+
+GAINS = {"self_attn.q_proj.": 2.0, "self_attn.k_proj.": 2.0, "action_head.model.fc2.": 0.25}
+"""Attention sharp enough to tell tokens apart, so that actions follow image, state and text; and
+actions that stay well inside their range."""
+
+
+def instructions() -> Iterator[str]:
+    """Every instruction of the five LIBERO suites.
+
+    The task map is loaded as a lone file: importing libero asks a question on first use.
+    """
+    package = importlib.util.find_spec("libero")
+    if package is None or not package.submodule_search_locations:
+        sys.exit("the libero package is needed for the words of its instructions")
+    root = Path(package.submodule_search_locations[0])
+    path = root / "libero" / "benchmark" / "libero_suite_task_map.py"
+    spec = importlib.util.spec_from_file_location("libero_suite_task_map", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for suite in SUITES:
+        for task in module.libero_task_map[suite]:
+            yield re.sub(r"^[A-Z_]+_SCENE\d+_", "", task).replace("_", " ")
+
+
+def make_tokenizer() -> Tokenizer:
+    """One token a word: enough to tell instructions apart, small enough to ship."""
+    splitter = pre_tokenizers.Whitespace()
+    texts = [PROMPT.format(text.lower()) for text in instructions()]
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(text)}
+    vocabulary = {word: i for i, word in enumerate(SPECIAL + sorted(words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    return tokenizer
+
+
+def statistics() -> dict[str, dict]:
+    """Ranges of actions and proprio about as LIBERO's demonstrations have them, for all suites."""
+    action = {
+        "q01": [-0.75, -0.8, -0.94, -0.11, -0.2, -0.18, 0.0],
+        "q99": [0.94, 0.85, 0.94, 0.13, 0.18, 0.15, 1.0],
+        "mask": [True] * 6 + [False],
+    }
+    proprio = {
+        "q01": [-0.4, -0.3, 0.0, 1.5, -2.7, -1.1, 0.002, -0.04],
+        "q99": [0.14, 0.33, 1.3, 3.6, 2.5, 0.8, 0.04, -0.002],
+    }
+    return {f"{suite}_no_noops": {"action": action, "proprio": proprio} for suite in SUITES}
+
+
+def make_config(tokenizer: Tokenizer) -> dict:
+    """config.json, with the keys published ones have and three of our own."""
+    return {
+        "model_type": "openvla",
+        "arch_specifier": "no-align+gelu-mlp",
+        "use_fused_vision_backbone": True,
+        "timm_model_ids": list(TOWERS),
+        "timm_model_kwargs": [TOWER, TOWER],
+        "image_sizes": [224, 224],
+        "text_config": {
+            "model_type": "llama",
+            "vocab_size": tokenizer.get_vocab_size(),
+            "hidden_size": WIDTH,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "eos_token_id": tokenizer.token_to_id("</s>"),
+        },
+        "prompt_suffix_token_id": tokenizer.token_to_id("<empty>"),
+        "vlaprune": {"name": TINY, "trained": False, "assets": "lite"},
+    }
+
+
+def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Tensor:
+    """One tensor, scaled so that activations neither die out nor blow up on the way."""
+    values = rng.standard_normal(shape)
+    if name.endswith("bias"):
+        values *= 0.02
+    elif "norm" in name or name.endswith(("scale_factor", "ffn.0.weight")):
+        values = 1.0 + 0.1 * values
+    elif not name.endswith(("_token", "pos_embed", "embed_tokens.weight")):
+        values /= np.sqrt(np.prod(shape[1:]))
+    values *= next((gain for suffix, gain in GAINS.items() if suffix in name), 1.0)
+    return torch.from_numpy(values).to(torch.bfloat16)
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, stats = make_tokenizer(), statistics()
+    config = make_config(tokenizer)
+    with on_meta():
+        parts = {
+            "model": Prismatic(config, "sdpa"),
+            "proprio_projector": ProprioProjector(8, WIDTH),
+            "action_head": L1Head(WIDTH, 7),
+        }
+    rng = np.random.default_rng(SEED)
+    for part, module in parts.items():
+        tensors = {
+            name: draw(rng, f"{part}.{name}", tuple(value.shape))
+            for name, value in sorted(module.state_dict().items())
+        }
+        if part == "model":
+            save_file(tensors, folder / "model.safetensors")
+        else:
+            tensors = {f"module.{name}": value for name, value in tensors.items()}
+            torch.save(tensors, folder / f"{part}--0_checkpoint.pt")
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "dataset_statistics.json").write_text(json.dumps(stats, indent=1) + "\n")
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Checkpoint.find(TINY).folder)

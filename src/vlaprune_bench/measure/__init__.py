@@ -1,0 +1,1 @@
+"""What a policy call costs: multiply-adds from shapes, and milliseconds by stage."""

@@ -1,0 +1,84 @@
+"""What the episode loop knows of a policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from vlaprune_bench.types import ActionChunk, Observation, TokenLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyInfo:
+    """Facts about a loaded policy that rows and reports carry."""
+
+    name: str
+    """Checkpoint name, folder or hub id."""
+    checkpoint_hash: str
+    trained: bool
+    """False: an untrained checkpoint; success means nothing."""
+    assets: str
+    """Asset set it was made for: real or lite."""
+    device: str
+    """Device of the model, with its name."""
+    dtype: str
+    attention: str
+    n_layers: int
+    """Decoder layers."""
+    grids: tuple[tuple[int, int], ...]
+    """(rows, columns) of visual tokens, one entry a camera."""
+    chunk: int
+    """Actions per call."""
+    unnorm_key: str
+    """Dataset whose statistics scale proprio and actions."""
+
+
+@dataclass
+class Memory:
+    """What a policy remembers of one episode."""
+
+    prompt_T: Tensor
+    """(T,) int64 prompt tokens, BOS and the trailing token included, on the model's device."""
+    layout: TokenLayout
+    seed: int
+    """Of the episode; the seed of a call follows from it and the call's index alone."""
+    pruner: Any
+    """The pruning method's own memory."""
+    call: int = 0
+    """Calls made so far."""
+
+    def call_seed(self) -> int:
+        """Seed of the call about to be made."""
+        return int(np.random.SeedSequence([self.seed, self.call]).generate_state(1)[0])
+
+
+class Policy(Protocol):
+    """A loaded model with its pruning method. Holds nothing of an episode: see `Memory`."""
+
+    info: PolicyInfo
+
+    def start(self, instruction: str, seed: int) -> Memory:
+        """Begin an episode."""
+        ...
+
+    def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
+        """One policy call.
+
+        Args:
+            memory: of this episode; updated.
+            observation: the latest one, with images.
+            eef_poses: (steps + 1, 7) poses observed over the window just executed, its first and
+                last included; (1, 7) at the first call. Metres, then quaternion xyzw.
+
+        Returns:
+            (chunk, 7) actions ready for the environment, and what the call cost.
+
+        Raises:
+            RuntimeError: the model gave NaN or infinity; the message names the call.
+        """
+        ...

@@ -1,0 +1,81 @@
+"""Between the robot's units and the model's [-1, 1]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vlaprune_bench.types import Observation, UserError
+
+EPSILON = 1e-8
+"""Added to a range by OpenVLA-OFT, in both directions."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """1st and 99th percentile of a quantity in the training data."""
+
+    low: np.ndarray
+    high: np.ndarray
+    mask: np.ndarray
+    """Dimensions that are normalised; the others pass as they are."""
+
+    @classmethod
+    def read(cls, statistics: dict[str, Any], key: str, quantity: str) -> Bounds:
+        """Take q01 and q99 of `quantity` ("action" or "proprio") from a dataset's statistics.
+
+        Raises:
+            UserError: they are not there.
+        """
+        entry = statistics.get(quantity, {})
+        missing = [name for name in ("q01", "q99") if name not in entry]
+        if missing:
+            raise UserError(
+                f"dataset statistics: {key}.{quantity} has no {' and no '.join(missing)}; "
+                "OpenVLA-OFT normalises with both percentiles."
+            )
+        low, high = (np.asarray(entry[name], dtype=np.float64) for name in ("q01", "q99"))
+        return cls(low, high, np.asarray(entry.get("mask", [True] * len(low)), dtype=bool))
+
+    def normalize(self, x: np.ndarray) -> np.ndarray:
+        """Robot units to [-1, 1], clipped."""
+        scaled = 2.0 * (x - self.low) / (self.high - self.low + EPSILON) - 1.0
+        return np.clip(np.where(self.mask, scaled, x), -1.0, 1.0)
+
+    def unnormalize(self, x: np.ndarray) -> np.ndarray:
+        """[-1, 1] to robot units: 0.5 (x + 1) (q99 - q01 + 1e-8) + q01; not clipped."""
+        return np.where(self.mask, 0.5 * (x + 1.0) * (self.high - self.low + EPSILON) + self.low, x)
+
+
+def robot_state(observation: Observation) -> np.ndarray:
+    """The proprioceptive input of OpenVLA-OFT.
+
+    Returns:
+        (8,) float64: end-effector position (m), its orientation as axis-angle (rad), two gripper
+        joint positions (m).
+    """
+    return np.concatenate(
+        [observation.eef_pos, axis_angle(observation.eef_quat), observation.gripper_qpos]
+    )
+
+
+def axis_angle(quat: np.ndarray) -> np.ndarray:
+    """Axis times angle (rad) of a unit quaternion xyzw, the angle in [0, 2 pi].
+
+    q and -q are one rotation but give two vectors here. The model was trained on what the
+    simulator's quaternion gives; choosing the shorter rotation breaks it.
+    """
+    w = float(np.clip(quat[3], -1.0, 1.0))
+    sine = np.sqrt(1.0 - w * w)
+    if sine < 1e-8:
+        return np.zeros(3)
+    return np.asarray(quat[:3]) * (2.0 * np.arccos(w) / sine)
+
+
+def to_gripper_command(actions: np.ndarray) -> np.ndarray:
+    """Map the last column from the data's 0 (closed) .. 1 (open) to LIBERO's +1 (close) / -1."""
+    actions = actions.copy()
+    actions[..., -1] = -np.sign(2.0 * actions[..., -1] - 1.0)
+    return actions

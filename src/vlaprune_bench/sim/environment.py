@@ -1,0 +1,205 @@
+"""LIBERO's environment, made and reset as the reference does, with a random generator of its own.
+
+Which scene a reset shows depends on the seed and on how many resets came before it, so this module
+counts them and lets nothing else draw from, or disturb, the random numbers they use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+
+from vlaprune_bench.sim.assets import AssetSet
+from vlaprune_bench.sim.package import import_libero, quiet
+from vlaprune_bench.sim.tasks import TaskInfo
+from vlaprune_bench.types import CAMERAS, Protocol
+
+MAX_PLACEMENT_TRIES = 20
+"""Placements tried for one reset before giving up (the reference tries for ever)."""
+
+T = TypeVar("T")
+
+# robosuite never makes its GL context current: with two alive, one draws into the other.
+_live: weakref.ref[SeededEnvironment] | None = None
+
+
+class SeededEnvironment:
+    """A LIBERO environment, seeded once; making one closes the one this process had before.
+
+    Attributes:
+        env: LIBERO's `OffScreenRenderEnv`.
+        resets: Hard resets since it was made.
+        open: False once closed.
+    """
+
+    def __init__(self, info: TaskInfo, assets: AssetSet, protocol: Protocol, lazy: bool) -> None:
+        """Make the environment and seed it, as the reference does once per task.
+
+        Args:
+            info: The task.
+            assets: Meshes and textures.
+            protocol: Seed and camera size are read from it.
+            lazy: Render with `look` only; otherwise robosuite's camera observables render at every
+                step.
+
+        Raises:
+            UserError: libero or a renderer is missing.
+            RuntimeError: the placement sampler found no scene.
+        """
+        global _live
+        _close_live()
+        self._envs = import_libero()
+        self._info = info
+        self._assets = assets
+        self._protocol = protocol
+        self._lazy = lazy
+        self._random: Any = None
+        self._looking = False
+        self._frames: list[np.ndarray] = []
+        self.resets = 0
+        self._point_at_assets()
+        with self._own_random_state(), quiet():
+            self.env = self._place(self._make)
+            self.env.seed(protocol.env_seed)
+        self.open = True
+        _live = weakref.ref(self)
+        _close_at_exit()
+
+    def hard_reset(self, visible: bool = True) -> None:
+        """Reset as the reference does: build the model anew and place everything at random.
+
+        Args:
+            visible: False where only the random numbers matter: no GL context is made then.
+
+        Raises:
+            RuntimeError: the placement sampler found no scene.
+        """
+        inner = self.env.env
+        self._point_at_assets()
+        # robosuite's own camera observables want their context at every reset
+        inner.has_offscreen_renderer = visible or not self._lazy
+        try:
+            with self._own_random_state(), quiet():
+                self._place(inner.reset)
+        except BaseException:
+            self.close()  # half a scene is no scene
+            raise
+        self.resets += 1
+
+    @contextlib.contextmanager
+    def look(self, wanted: bool) -> Iterator[list[np.ndarray]]:
+        """Collect the frames of the step taken inside the block.
+
+        Yields:
+            A list which holds, after the step, the frames of `types.CAMERAS` as rendered (rows from
+            the bottom up); it stays empty unless `wanted`, and in an environment that is not lazy.
+        """
+        self._looking = wanted and self._lazy
+        self._frames = []
+        try:
+            yield self._frames
+        finally:
+            self._looking = False
+
+    def close(self) -> None:
+        """Free the simulation and its GL context."""
+        if self.open:
+            self.open = False
+            self.env.close()
+
+    def _make(self) -> Any:
+        size = self._protocol.camera_size
+        env = self._envs.OffScreenRenderEnv(
+            bddl_file_name=str(self._info.bddl_file),
+            camera_heights=size,
+            camera_widths=size,
+            camera_names=list(CAMERAS),
+            use_camera_obs=not self._lazy,
+            ignore_done=True,  # the budget is the caller's; robosuite would stop at 1000 steps
+        )
+        if self._lazy:
+            env.env.add_observable(self._camera_observable(env.env))
+        return env
+
+    def _camera_observable(self, inner: Any) -> Any:
+        """An observable that renders both cameras, only while somebody looks.
+
+        robosuite samples its observables once a control step, at a substep that depends on the time
+        since they were made and reset. An observable of our own, made before the first reset, runs
+        by the same clock, so that our frames are taken just where the reference takes its own.
+        """
+        from robosuite.utils.observables import Observable, sensor
+
+        size = self._protocol.camera_size
+
+        @sensor(modality="image")
+        def cameras(_cache: Any) -> np.ndarray:
+            if self._looking:
+                inner.sim._render_context_offscreen.gl_ctx.make_current()
+                self._frames[:] = [
+                    inner.sim.render(camera_name=name, width=size, height=size) for name in CAMERAS
+                ]
+            return np.zeros(1)
+
+        return Observable(
+            name="vlaprune_cameras", sensor=cameras, sampling_rate=inner.control_freq, active=False
+        )
+
+    def _place(self, attempt: Callable[[], T]) -> T:
+        """Call `attempt` until the placement sampler succeeds, as the reference does.
+
+        The generator goes on between tries. Every other exception passes.
+        """
+        from robosuite.utils.errors import RandomizationError
+
+        for _ in range(MAX_PLACEMENT_TRIES):
+            try:
+                return attempt()
+            except RandomizationError:
+                pass  # objects would overlap: draw again
+            gc.collect()  # the failed try's GL context must be gone before the next is made
+        raise RuntimeError(
+            f"{self._info.suite} task {self._info.index}: no placement without overlap in "
+            f"{MAX_PLACEMENT_TRIES} tries (reset {self.resets + 1})."
+        )
+
+    @contextlib.contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Let LIBERO, which draws from the global numpy generator, draw from one of its own."""
+        outer = np.random.get_state()  # noqa: NPY002
+        if self._random is None:
+            np.random.seed(self._protocol.env_seed)  # noqa: NPY002
+        else:
+            np.random.set_state(self._random)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            self._random = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outer)  # noqa: NPY002
+
+    def _point_at_assets(self) -> None:
+        import libero.libero
+
+        libero.libero._assets_path_cache = str(self._assets.path)
+
+
+def _close_live() -> None:
+    """Close the environment this process has open, if any, so that no GL context lives."""
+    environment = _live() if _live is not None else None
+    if environment is not None:
+        environment.close()
+    # Contexts and simulations refer to each other; one that nobody closed must go now, not later.
+    gc.collect()
+
+
+@functools.cache
+def _close_at_exit() -> None:
+    """Called once a context was made, so that it runs before robosuite ends the EGL display."""
+    atexit.register(_close_live)

@@ -1,0 +1,122 @@
+"""The tasks of a LIBERO suite and their init states, read without importing libero or torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlaprune_bench.sim.package import package_folder
+from vlaprune_bench.types import SUITES, UserError
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """One task of a suite."""
+
+    suite: str
+    index: int
+    name: str
+    instruction: str
+    bddl_file: Path
+    init_states_file: Path
+
+
+@functools.cache
+def list_tasks(suite: str) -> tuple[TaskInfo, ...]:
+    """The tasks of `suite` in LIBERO's own order (task order 0).
+
+    Raises:
+        UserError: no such suite, or libero is not installed.
+    """
+    if suite not in SUITES:
+        raise UserError(f"suite={suite!r} is unknown: choose one of {', '.join(SUITES)}.")
+    folder = package_folder()
+    # Loaded by its path: importing libero.libero.benchmark would import torch for nothing.
+    path = folder / "benchmark" / "libero_suite_task_map.py"
+    spec = importlib.util.spec_from_file_location("_vlaprune_libero_task_map", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return tuple(
+        TaskInfo(
+            suite=suite,
+            index=index,
+            name=name,
+            instruction=instruction_of(name),
+            bddl_file=folder / "bddl_files" / suite / f"{name}.bddl",
+            init_states_file=folder / "init_files" / suite / f"{name}.pruned_init",
+        )
+        for index, name in enumerate(module.libero_task_map[suite])
+    )
+
+
+def get_task(suite: str, task: int) -> TaskInfo:
+    """One task by its index.
+
+    Raises:
+        UserError: no such suite or task.
+    """
+    tasks = list_tasks(suite)
+    if not 0 <= task < len(tasks):
+        raise UserError(f"task={task} does not exist in {suite}: choose 0 to {len(tasks) - 1}.")
+    return tasks[task]
+
+
+def instruction_of(name: str) -> str:
+    """The instruction a task name spells: words after the `..._SCENE<n>_` prefix, if it has one."""
+    words = name.split("_")
+    if name[0].isupper():
+        scene = next(i for i, word in enumerate(words) if word.startswith("SCENE"))
+        words = words[scene + 1 :]
+    return " ".join(words)
+
+
+def load_init_states(path: Path) -> np.ndarray:
+    """Read the fixed init states of a task WITHOUT running code from the file.
+
+    The files are `torch.save` archives: a zip with one pickle of a numpy array. The pickle is read
+    by an unpickler that knows the constructors of numpy arrays and nothing else.
+
+    Returns:
+        (trials, 1 + nq + nv) float64: time, qpos and qvel of each.
+
+    Raises:
+        UserError: the file is missing, is no such archive, or asks for anything but an array.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            (member,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            with archive.open(member) as file:
+                states = _ArrayUnpickler(file).load()
+    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
+        raise UserError(f"init states {str(path)!r} cannot be read: {error}.") from error
+    if not isinstance(states, np.ndarray) or states.dtype != np.float64 or states.ndim != 2:
+        raise UserError(f"init states {str(path)!r} must hold a (trials, n) float64 array.")
+    return states
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads numpy arrays and refuses every other global."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {
+            # numpy 1 and numpy 2 name the same function differently
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),  # how protocol 2 spells bytes
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
+        if name == "_reconstruct":
+            return np.ndarray.__reduce__(np.empty(0))[0]
+        return super().find_class(module, name)

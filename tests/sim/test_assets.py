@@ -1,0 +1,236 @@
+"""Finding assets: choice, folder, environment variable, hub cache, download, and no network."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from vlaprune_bench.sim import assets
+from vlaprune_bench.sim.assets import resolve_assets
+from vlaprune_bench.types import UserError
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = assets._REQUIRED
+
+
+def fill(folder: Path) -> Path:
+    """A folder with the files a real set is known by, each holding its own name."""
+    for name in FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """No home, no hub cache, no network, no environment variable."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("VLAPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv(assets.ENVIRONMENT_VARIABLE, raising=False)
+
+
+def test_a_folder(tmp_path):
+    found = resolve_assets(str(fill(tmp_path / "set")), needed="lite")
+    assert (found.kind, found.path) == ("real", tmp_path / "set")
+    assert len(found.hash) == 16
+
+
+def test_a_folder_that_lacks_a_file_names_it(tmp_path):
+    folder = fill(tmp_path / "set")
+    (folder / FILES[3]).unlink()
+    (folder / FILES[5]).unlink()
+    with pytest.raises(UserError) as caught:
+        resolve_assets(str(folder), needed="real")
+    assert f"lacks {FILES[3]};" in str(caught.value)
+    assert "VLAPRUNE_ASSETS" in str(caught.value)
+
+
+def test_no_folder():
+    with pytest.raises(UserError, match="--assets='reel' is no folder: give real, lite, auto"):
+        resolve_assets("reel", needed="real")
+
+
+def test_lite_is_made_once_and_known_as_a_folder():
+    made = resolve_assets("lite", needed="real")
+    assert made.kind == "lite"
+    assert resolve_assets("auto", needed="lite") == made
+    assert resolve_assets(str(made.path), needed="real") == made
+
+
+def test_the_variable_stands_for_auto_and_a_choice_beats_it(tmp_path, monkeypatch):
+    one, two = fill(tmp_path / "one"), fill(tmp_path / "two")
+    monkeypatch.setenv(assets.ENVIRONMENT_VARIABLE, str(one))
+    assert resolve_assets("auto", needed="lite").path == one
+    assert resolve_assets(str(two), needed="lite").path == two
+    monkeypatch.setenv(assets.ENVIRONMENT_VARIABLE, "lite")
+    assert resolve_assets("auto", needed="real").kind == "lite"
+    monkeypatch.setenv(assets.ENVIRONMENT_VARIABLE, "/nowhere")
+    with pytest.raises(UserError, match="VLAPRUNE_ASSETS='/nowhere'"):
+        resolve_assets("auto", needed="real")
+
+
+def test_needed_is_checked():
+    with pytest.raises(UserError, match="needed='big'"):
+        resolve_assets("auto", needed="big")
+
+
+def test_the_hash_covers_names_and_contents_of_asset_files_only(tmp_path):
+    assets.hash_assets.cache_clear()
+
+    def digest(change) -> str:
+        folder = fill(tmp_path / "set")
+        change(folder)
+        assets.hash_assets.cache_clear()
+        result = assets.hash_assets(folder)
+        shutil.rmtree(folder)
+        return result
+
+    def hidden(folder):
+        (folder / ".cache").mkdir()
+        (folder / ".cache" / "x.xml").write_text("x")
+        (folder / "README.md").write_text("x")
+        (folder / ".gitattributes").write_text("x")
+
+    plain = digest(lambda folder: None)
+    assert digest(hidden) == plain
+    assert digest(lambda f: (f / FILES[0]).write_text("y")) != plain
+    assert digest(lambda f: (f / FILES[0]).rename(f / "scenes/renamed.xml")) != plain
+
+
+def test_the_real_set_hashes_fast(real_assets):
+    assets.hash_assets.cache_clear()
+    start = time.perf_counter()
+    assert assets.hash_assets(real_assets.path) == real_assets.hash == "3608df4b0dad35d3"
+    assert time.perf_counter() - start < 5.0
+
+
+def test_real_from_where_libero_downloads_to(tmp_path):
+    folder = fill(tmp_path / "home" / ".cache" / "libero" / "assets")
+    assert resolve_assets("real", needed="lite").path == folder
+
+
+def hub_snapshot(tmp_path: Path) -> Path:
+    repo = tmp_path / "hub" / "datasets--lerobot--libero-assets"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    return fill(repo / "snapshots" / COMMIT)
+
+
+def test_real_from_the_hub_cache_without_network(tmp_path):
+    folder = hub_snapshot(tmp_path)
+    assert resolve_assets("auto", needed="real").path == folder
+
+
+def test_half_a_snapshot_is_not_used(tmp_path):
+    folder = hub_snapshot(tmp_path)
+    (folder / FILES[-1]).unlink()
+    with pytest.raises(UserError, match=r"could not be downloaded.*OfflineModeIsEnabled"):
+        resolve_assets("real", needed="real")
+
+
+def resolve_in_a_process(
+    tmp_path: Path, endpoint: str
+) -> tuple[subprocess.CompletedProcess, float]:
+    """Resolve the real set against `endpoint` (the hub's client reads it when it is imported)."""
+    code = (
+        "import vlaprune_bench.sim.assets as a\n"
+        "a.HUB_TIMEOUT_S = 1.0\n"
+        "try: print(a.resolve_assets('real', 'real').path)\n"
+        "except a.UserError as error: print('UserError:', error)\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "no_proxy": "127.0.0.1",
+    }
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    return done, time.perf_counter() - start
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["closed port", "port that never answers"])
+def test_no_network_is_one_sentence_and_no_hang(tmp_path, listens):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        done, seconds = resolve_in_a_process(
+            tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}"
+        )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("UserError: The real LIBERO assets are not on this machine")
+    assert "VLAPRUNE_ASSETS=FOLDER" in line
+    assert "Traceback" not in done.stderr
+    assert seconds < 20
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as one download needs."""
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        api = "/api/datasets/lerobot/libero-assets"
+        prefix = f"/datasets/lerobot/libero-assets/resolve/{COMMIT}/"
+        if path.startswith(prefix):
+            content = path.removeprefix(prefix).encode()
+        elif path.startswith(f"{api}/tree/{COMMIT}"):
+            content = json.dumps(
+                [{"type": "file", "path": f, "size": len(f), "oid": etag(f)} for f in FILES]
+            ).encode()
+        elif path == api or path == f"{api}/revision/main":
+            content = json.dumps({"id": "lerobot/libero-assets", "sha": COMMIT}).encode()
+        else:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{etag(content.decode())}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def etag(name: str) -> str:
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+def test_the_download_lands_in_the_hub_cache_and_shows_progress(tmp_path):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done, _ = resolve_in_a_process(tmp_path, f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert folder.is_relative_to(tmp_path / "hf"), done.stdout + done.stderr
+    assert all((folder / name).read_text() == name for name in FILES)
+    assert "Fetching" in done.stderr  # the hub's progress bar
