@@ -177,8 +177,10 @@ class Checkpoint:
                 f"checkpoint {self.source}: one {stem}--*_checkpoint.pt is needed; found {names}."
             )
         # what torch.load raises depends on where the file was cut
-        with _reading(paths[0], pickle.UnpicklingError, RuntimeError, EOFError):
+        with _reading(paths[0], pickle.UnpicklingError, RuntimeError, OSError, EOFError):
             stored = torch.load(paths[0], map_location=device, weights_only=True)
+        if not isinstance(stored, dict):
+            raise UserError(f"{paths[0]} holds a {type(stored).__name__}; it must be a state dict.")
         state = {name.removeprefix("module."): value for name, value in stored.items()}
         self._compare(paths[0].name, _shapes(module), {n: tuple(t.shape) for n, t in state.items()})
         return _ready(module, {name: value.to(dtype) for name, value in state.items()}, device)
@@ -258,7 +260,11 @@ def _reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        raise UserError(f"{path} is damaged or truncated ({error}).") from error
+        raise UserError(f"{path} is damaged or truncated ({_first_line(error)}).") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _fetch(source: str) -> Path:
@@ -277,9 +283,8 @@ def _fetch(source: str) -> Path:
             )
         )
     except (OSError, HfHubHTTPError) as error:
-        first_line = str(error).strip().partition("\n")[0]
         raise UserError(
             f"--checkpoint is {source}; it is no folder here and could not be fetched from the "
-            f"Hugging Face hub ({first_line}). Without a network, download the repository "
+            f"Hugging Face hub ({_first_line(error)}). Without a network, download the repository "
             "elsewhere and give its folder."
         ) from error

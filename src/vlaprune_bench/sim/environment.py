@@ -19,7 +19,7 @@ import numpy as np
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.package import import_libero, quiet
 from vlaprune_bench.sim.tasks import TaskInfo
-from vlaprune_bench.types import CAMERAS, Protocol
+from vlaprune_bench.types import CAMERAS, Protocol, UserError
 
 MAX_PLACEMENT_TRIES = 20
 """Placements tried for one reset before giving up (the reference tries for ever)."""
@@ -50,7 +50,7 @@ class SeededEnvironment:
                 step.
 
         Raises:
-            UserError: libero or a renderer is missing.
+            UserError: libero or a renderer is missing, or the assets lack what the task needs.
             RuntimeError: the placement sampler found no scene.
         """
         global _live
@@ -66,7 +66,13 @@ class SeededEnvironment:
         self.resets = 0
         self._point_at_assets()
         with self._own_random_state(), quiet():
-            self.env = self._place(self._make)
+            try:
+                self.env = self._place(self._make)
+            except FileNotFoundError as error:
+                raise UserError(
+                    f"The {assets.kind} assets in {str(assets.path)!r} lack {error.filename!r}, "
+                    f"which {info.suite} task {info.index} needs: choose other assets."
+                ) from error
             self.env.seed(protocol.env_seed)
         self.open = True
         _live = weakref.ref(self)

@@ -92,14 +92,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the standard output of libero and robosuite to ourselves; errors pass untouched.
+    """Keep what libero and robosuite print, and their deprecations, to ourselves.
 
-    Where an exception leaves the block, what had been printed goes to standard error: it may
-    explain.
+    Errors pass untouched; what had been printed before one goes to standard error: it may explain.
     """
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
             yield
     except BaseException:
         sys.stderr.write(printed.getvalue())

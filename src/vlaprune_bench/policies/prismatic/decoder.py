@@ -124,12 +124,17 @@ class LanguageModel(nn.Module):
                 all visual tokens, a subset of those still there, or None to keep what there is.
             select_at: layers before which `select` is called, ascending.
             renumber: give the tokens that stay contiguous positions; else they keep their own.
+
+        Raises:
+            ValueError: `select_at` names a layer there is not.
         """
         device = sequence_BLD.device
         hidden_BND, kept_V = sequence_BLD, None
         alive_N = torch.arange(layout.length, device=device)
         positions_N = alive_N
-        borders = [k for k in select_at if k < self.n_layers]
+        borders = set(select_at)
+        if beyond := [k for k in borders if not 0 <= k < self.n_layers]:
+            raise ValueError(f"no decoder layer {beyond}: there are 0 to {self.n_layers - 1}")
         tokens_per_layer: list[int] = []
         # segments between decisions share their tokens, hence their rotation
         starts = sorted({0, *borders})

@@ -67,14 +67,17 @@ def cabinet(model: Model, folder: Path) -> None:
 
 
 def _carcass() -> list[Shape]:
-    """Back, floor, sides, lid and the two boards between the drawers."""
+    """Back, floor, sides, lid and the two boards between the drawers.
+
+    The lid ends a little behind the front, so that a bowl put into the open drawer slips past it.
+    """
     (x0, y0, z0), (x1, y1, z1) = _LOW, _HIGH
     return [
         slab((x0, 0.1070, z0), (x1, y1, 0.2201)),
         slab((x0, y0, z0), (x1, y1, 0.0091)),
         slab((x0, y0, z0), (-0.1070, y1, 0.2201)),
         slab((0.1138, y0, z0), (x1, y1, 0.2201)),
-        slab((-0.1234, -0.0783, 0.2201), (0.1312, 0.1099, z1)),
+        slab((-0.1234, -0.0735, 0.2201), (0.1312, 0.1099, z1)),
         slab((-0.1070, -0.0709, 0.0784), (0.1138, 0.1070, 0.0802)),
         slab((-0.1070, -0.0709, 0.1484), (0.1138, 0.1070, 0.1502)),
     ]
@@ -82,7 +85,7 @@ def _carcass() -> list[Shape]:
 
 def _top_board() -> Shape:
     """The visible lid, a little wider than the carcass."""
-    return slab((-0.1247, -0.0838, 0.2190), (0.1322, 0.1164, 0.2232))
+    return slab((-0.1247, -0.0790, 0.2190), (0.1322, 0.1164, 0.2232))
 
 
 def _drawer(low: float, high: float) -> list[Shape]:

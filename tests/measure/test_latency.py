@@ -1,0 +1,44 @@
+"""The stopwatch."""
+
+import pytest
+import torch
+
+from vlaprune_bench.measure import latency
+from vlaprune_bench.measure.latency import StageTimer
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until told."""
+    now = [0.0]
+    monkeypatch.setattr(latency, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_time_goes_to_the_current_stage(clock):
+    timer = StageTimer(torch.device("cpu"))
+    for stage, seconds in (
+        ("vision", 1.0),
+        ("prefill", 2.0),
+        ("scoring", 4.0),
+        ("prefill", 8.0),
+        ("head", 16.0),
+    ):
+        clock[0] += seconds
+        timer.enter(stage)
+    clock[0] += 32.0
+    timer.stop()
+    assert timer.ms == {
+        "preprocess": 1000.0,
+        "vision": 2000.0,
+        "prefill": 4000.0 + 16000.0,
+        "scoring": 8000.0,
+        "decode": 0.0,
+        "head": 32000.0,
+    }
+    assert timer.total_ms == 63000.0
+
+
+def test_unknown_stage():
+    with pytest.raises(KeyError, match="lunch"):
+        StageTimer(torch.device("cpu")).enter("lunch")

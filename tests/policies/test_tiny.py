@@ -1,0 +1,65 @@
+"""The embedded checkpoint: small, honest about itself, and made by its script."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlaprune_bench.policies import load_policy
+from vlaprune_bench.policies.checkpoint import TINY, Checkpoint
+from vlaprune_bench.types import SUITES
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_tiny.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    if importlib.util.find_spec("libero") is None:
+        pytest.skip("libero is not installed; its instructions give the vocabulary")
+    spec = importlib.util.spec_from_file_location("make_tiny", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "make_tiny", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_is_small_and_says_it_is_untrained(keep):
+    folder = Checkpoint.find("tiny").folder
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 2.5e6
+    for suite in SUITES:
+        info = load_policy(TINY, keep(), suite=suite).info
+        assert (info.name, info.trained, info.assets) == (TINY, False, "lite")
+        assert info.grids == ((16, 16), (16, 16))
+        assert info.n_layers == 4
+
+
+def test_script_makes_it_again(script, tmp_path):
+    script.main(tmp_path)
+    there = Checkpoint.find(TINY).folder
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in there.iterdir())
+    for path in sorted(there.iterdir()):
+        again = tmp_path / path.name
+        if path.suffix == ".json":
+            assert again.read_text() == path.read_text()
+            continue
+        read = (
+            load_file
+            if path.suffix == ".safetensors"
+            else lambda p: torch.load(p, weights_only=True)
+        )
+        ours, theirs = read(path), read(again)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_instruction_is_in_the_vocabulary(script):
+    tokenizer = Checkpoint.find(TINY).tokenizer
+    texts = list(script.instructions())
+    assert len(texts) == 130
+    prompts = {tuple(tokenizer.encode(script.PROMPT.format(text)).ids) for text in texts}
+    assert not any(tokenizer.token_to_id("<unk>") in ids for ids in prompts)
+    assert len(prompts) == len(set(texts))
+    assert all(ids[0] == 1 for ids in prompts)
