@@ -122,6 +122,8 @@ class TokenLayout:
     n_actions: int = 0
     """Placeholder tokens for actions (chunk length x action dimensions)."""
     has_stop: bool = False
+    n_generated: int = 0
+    """Tokens decoded one by one after the prefill (autoregressive policies)."""
 
     @property
     def visual_counts(self) -> tuple[int, ...]:
@@ -157,6 +159,14 @@ class TokenLayout:
     @property
     def length(self) -> int:
         return self.stop.stop
+
+    @property
+    def action_rows(self) -> range:
+        """Positions whose states predict the actions: one before each placeholder; for generated
+        tokens the prefill's last position and then each of them (position length + i) but the last.
+        """
+        first = self.actions.start - 1
+        return range(first, first + (self.n_actions or self.n_generated))
 
     def camera(self, index: int) -> slice:
         """Patches of one camera, as indices into the visual tokens (0 is the first patch)."""
@@ -256,7 +266,7 @@ class EpisodeRow:
     calls: int = column("policy calls", "calls")
     init_state_hash: str | None = column("hash of the init state; null: failed before the reset")
     scene_hash: str | None = column(
-        "hash of simulator state and body poses after the reset; null: failed before the reset"
+        "hash of simulator state and body poses at the init state; null: failed before the reset"
     )
     warnings: list[str] = column("what the reader of this row must know")
     # what it cost (means over the episode's calls; null: no call was made)

@@ -55,6 +55,7 @@ def test_gate_equals_the_reference_in_every_case():
 
 CHANGES = {
     "rule": "avg",
+    "window_steps": 16,
     "lookback": 4,
     "hold_last_state": False,
     "displacement": "net",
@@ -92,13 +93,24 @@ def test_every_option_changes_decisions(option):
 
 
 def line(*displacements):
-    """Windows of one straight step each."""
-    return [poses(np.array([[0.0, 0, 0], [d, 0, 0]])) for d in displacements]
+    """What each call sees: nothing yet, then one window of a single straight step each."""
+    ends = np.cumsum([0.0, *displacements])
+    points = poses(np.column_stack([ends, 0 * ends, 0 * ends]))
+    return [points[:1], *(points[i : i + 2] for i in range(len(displacements)))]
 
 
 def last(gate, windows, reading="code"):
-    memory = GateMemory()
+    memory, gate = GateMemory(), replace(gate, window_steps=1)
     return [gate.decide(memory, window, reading) for window in windows][-1]
+
+
+def test_calls_within_a_window_share_its_decision():
+    walk = random_walk(40)
+    gate = MotionGate()
+    by_window, _ = decisions(gate, walk, 40)
+    memory = GateMemory()
+    by_step = [gate.decide(memory, walk[max(0, i - 1) : i + 1], "code") for i in range(8 * 40)]
+    assert by_step == [decision for decision in by_window for _ in range(8)]
 
 
 def test_readings_differ_in_path_length_and_at_the_minimum():
@@ -106,8 +118,8 @@ def test_readings_differ_in_path_length_and_at_the_minimum():
     assert MotionGate().measure(there_and_back, "paper") == pytest.approx(0.2)
     assert MotionGate().measure(there_and_back, "code") == 0.0
     gate = MotionGate(lookback=2, hold_last_state=False)
-    assert last(gate, line(0.2, 0.1, 0.1), "paper") is False
-    assert last(gate, line(0.2, 0.1, 0.1), "code") is True
+    assert last(gate, line(0.25, 0.125, 0.125), "paper") is False
+    assert last(gate, line(0.25, 0.125, 0.125), "code") is True
 
 
 def test_a_lever_arm_adds_rotation_beyond_its_dead_zone():
@@ -123,9 +135,9 @@ def test_a_lever_arm_adds_rotation_beyond_its_dead_zone():
 
 
 def test_lookback_widens_the_extremes():
-    windows = line(0.3, 0.1, 0.1, 0.2)
-    assert last(MotionGate(lookback=2), windows) is True  # above 0.1 and 0.1
-    assert last(MotionGate(lookback=3), windows) is False  # between 0.1 and 0.3: hold
+    windows = line(0.5, 0.125, 0.125, 0.25)
+    assert last(MotionGate(lookback=2), windows) is True  # above 0.125 twice
+    assert last(MotionGate(lookback=3), windows) is False  # between 0.125 and 0.5: hold
 
 
 def test_hysteresis_and_tolerance_move_the_thresholds():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.assets.lite import MARKER, build_lite, generator_hash
 from vlaprune_bench.sim.assets.lite_arena import ARENAS
 from vlaprune_bench.sim.assets.lite_objects import OBJECTS
@@ -41,7 +42,6 @@ def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def environment(folder: Path, task: int) -> Iterator[Any]:
     """LIBERO's environment of a task after one hard reset, without rendering."""
-    from vlaprune_bench.sim.assets import AssetSet
     from vlaprune_bench.sim.environment import SeededEnvironment
     from vlaprune_bench.sim.tasks import get_task
 
@@ -155,11 +155,11 @@ def predicates(env: Any) -> list[bool]:
 @pytest.mark.sim
 @pytest.mark.parametrize("task", range(10))
 def test_layout_and_predicates_agree_with_the_real_assets(
-    lite: Path, real_assets: Path, task: int
+    lite: Path, real_assets: AssetSet, task: int
 ) -> None:
     state = init_states(task)[0]
     seen = []
-    for folder in (real_assets, lite):
+    for folder in (real_assets.path, lite):
         with environment(folder, task) as env:
             env.set_init_state(state)
             seen.append((layout(env), predicates(env)))

@@ -17,13 +17,12 @@ def doctor() -> None:
         "renderer": _renderer,
         "simulator": _simulator,
         "torch": _torch,
-        "real assets": lambda: _assets("real"),
-        "lite assets": lambda: _assets("lite"),
+        "real assets": _real_assets,
+        "lite assets": _lite_assets,
     }
     broken = [name for name, check in checks.items() if not _report(name, check)]
-    needed = [name for name in broken if name != "real assets"]
-    if needed:
-        raise UserError(f"not working: {', '.join(needed)}; see the lines above.")
+    if broken:
+        raise UserError(f"not working: {', '.join(broken)}; see the lines above.")
 
 
 def _report(name: str, check: Callable[[], str]) -> bool:
@@ -54,10 +53,16 @@ def _torch() -> str:
     return f"{torch.__version__} on {device}, transformers {transformers.__version__}"
 
 
-def _assets(kind: str) -> str:
+def _real_assets() -> str:
+    from vlaprune_bench.sim.assets import find_real
+
+    return str(find_real() or "not on this machine; downloaded when a checkpoint first needs them")
+
+
+def _lite_assets() -> str:
     from vlaprune_bench.sim.assets import resolve_assets
 
-    return str(resolve_assets(kind, kind).path)
+    return str(resolve_assets("lite", "lite").path)
 
 
 def run(argv: list[str]) -> None:

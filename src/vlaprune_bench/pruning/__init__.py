@@ -9,10 +9,18 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner
+from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner, Selection
 from vlaprune_bench.types import UserError
 
-__all__ = ["PruneContext", "Pruner", "ScoredPruner", "load_plugin", "method_class", "methods"]
+__all__ = [
+    "PruneContext",
+    "Pruner",
+    "ScoredPruner",
+    "Selection",
+    "load_plugin",
+    "method_class",
+    "methods",
+]
 
 
 def methods() -> dict[str, type[Pruner]]:

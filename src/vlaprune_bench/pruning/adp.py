@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlaprune_bench.pruning.base import PruneContext, Pruner
+from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
 from vlaprune_bench.pruning.gate import GateMemory, MotionGate
 from vlaprune_bench.pruning.static import Static
 
@@ -28,7 +28,7 @@ class Adp(Static):
     def start(self) -> GateMemory:
         return GateMemory()
 
-    def select(self, context: PruneContext, memory: GateMemory) -> Tensor | None:
+    def select(self, context: PruneContext, memory: GateMemory) -> Tensor | Selection | None:
         if not self.gate.decide(memory, context.eef_poses, self.reading):
             return None
         return super().select(context, memory)

@@ -59,6 +59,39 @@ class Decoder(Protocol):
         """
         ...
 
+    def attention(self, layer: int, rows: Tensor) -> Tensor:
+        """Attention probabilities from `rows` to the visual tokens at a tapped layer.
+
+        Only these rows are computed, from the queries and keys the layer made anyway; the layer's
+        own attention stays the fused kernel. The softmax runs over every token the row sees.
+
+        Args:
+            layer: one of the method's `tapped_layers`, already run in this call.
+            rows: (R,) int64 positions in the full sequence (`layout`); position layout.length + i
+                is the i-th generated token (autoregressive policies, after the call).
+
+        Returns:
+            (R, V) float32, mean over heads; 0 for visual tokens that had left before `layer`.
+        """
+        ...
+
+    def charge(self, macs: int) -> None:
+        """Add multiply-adds a method did itself to the call's scoring cost."""
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What stays, where indices alone do not say it."""
+
+    index: Tensor
+    """(k,) int64 indices into the V visual tokens, ascending."""
+    values: Tensor | None = None
+    """(k, width) new states of the tokens at `index`, for methods that merge tokens."""
+    reuse: bool = False
+    """Tokens not in `index` only leave the query side: from this layer on their keys and values are
+    those of the previous call (VLA-Cache). Not possible in an episode's first call."""
+
 
 @dataclass
 class PruneContext:
@@ -76,6 +109,12 @@ class PruneContext:
     metres, then quaternion xyzw; the window's first and last pose included. (1, 7) at call 0."""
     patches: Tensor
     """(V, width) projected patch embeddings."""
+    prompt: Tensor
+    """(T, width) input embeddings of the prompt, BOS and the trailing empty token included."""
+    frames: Tensor
+    """(cameras, 3, size, size) float32, 0 to 255: the frames the vision towers see."""
+    causal: bool
+    """Whether a token sees only those before it (OpenVLA) or all (OpenVLA-OFT)."""
     decoder: Decoder
 
 
@@ -109,13 +148,25 @@ class Pruner(draccus.ChoiceRegistry):
     def check(self, n_layers: int) -> None:
         """Raise UserError where an option does not fit a model of `n_layers` decoder layers."""
 
-    def select(self, context: PruneContext, memory: Any) -> Tensor | None:
-        """Visual tokens to keep.
+    @property
+    def tapped_layers(self) -> tuple[int, ...]:
+        """Decoder layers whose attention the method asks for (`Decoder.attention`)."""
+        return ()
+
+    def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
+        """Visual tokens to keep, asked before each of `layers`.
 
         Returns:
-            Sorted int64 indices into the V visual tokens, or None to keep all of them.
+            Sorted int64 indices into the V visual tokens, a subset of those still there; or a
+            Selection; or None to keep what there is.
         """
         raise NotImplementedError
+
+    def finish(self, context: PruneContext, memory: Any) -> None:
+        """Called once a call's actions are known, to remember attention for the next call.
+
+        `context.layer` is the number of decoder layers. It is part of the timed call.
+        """
 
 
 @dataclass(frozen=True)
@@ -148,7 +199,7 @@ class ScoredPruner(Pruner):
         """(V,) scores; the larger, the likelier the token stays."""
         raise NotImplementedError
 
-    def select(self, context: PruneContext, memory: Any) -> Tensor | None:
+    def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
         layout = context.layout
         quotas = split_quotas(self.budget(layout.n_visual), layout.visual_counts, self.camera_split)
         if sum(quotas) == layout.n_visual:

@@ -21,11 +21,13 @@ class GateMemory:
     """The last decision, after the limit on consecutive pruned windows."""
     streak: int = 0
     """Pruned windows in a row."""
+    poses: list[np.ndarray] = field(default_factory=list)
+    """Poses since the last decision, the one it was made at included."""
 
 
 @dataclass(frozen=True)
 class MotionGate:
-    """Decides before each window (one executed action chunk) whether it runs pruned.
+    """Decides before each window (an executed action chunk of 8) whether it runs pruned.
 
     Rules of ADP (arXiv 2509.22093) over the displacement d of the window just executed:
     `avg` prunes where d >= m after m = (m + d) / 2, the first m being d; `adjacent` compares d
@@ -38,6 +40,9 @@ class MotionGate:
 
     rule: Literal["adjacent", "avg"] = "adjacent"
     """How displacement decides: against recent windows (adjacent) or a running mean (avg)."""
+    window_steps: int = 8
+    """Control steps of a window at least; calls within one share its decision, so that a policy
+    called every step (OpenVLA) is gated on the same stretch of motion as one called every 8."""
     lookback: int = 2
     """Earlier windows the adjacent rule compares with (the paper's tau; the reference's
     adjacent_extrema_window less one)."""
@@ -70,8 +75,10 @@ class MotionGate:
         ):
             if value not in known:
                 raise UserError(f"--{key} is {value}; it must be {' or '.join(known)}.")
-        if self.lookback < 1:
-            raise UserError(f"--lookback is {self.lookback}; it must be at least 1.")
+        for name in ("lookback", "window_steps"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} is {getattr(self, name)}; it must be at least 1.")
         for name in (
             "min_delta_pos",
             "lever_arm",
@@ -109,21 +116,26 @@ class MotionGate:
         return float(distances.sum() + self.lever_arm * angles.sum())
 
     def decide(self, memory: GateMemory, poses: np.ndarray, reading: str) -> bool:
-        """Whether the window about to start runs pruned; call once per window, in order.
+        """Whether the call about to be made runs pruned; asked once per call, in order.
 
         Args:
             memory: this episode's gate, updated in place.
-            poses: (steps + 1, 7) poses over the window just executed; a single row before the
-                first window.
+            poses: (steps + 1, 7) poses observed since the previous call, its own included; a
+                single row at the first call.
             reading: paper or code.
         """
-        if len(poses) > 1:
-            memory.displacements.append(self.measure(poses, reading))
+        if memory.poses and len(memory.poses) + len(poses) - 2 < self.window_steps:
+            memory.poses += list(poses[1:])
+            return memory.state
+        if memory.poses:
+            seen = np.array([*memory.poses, *poses[1:]])
+            memory.displacements.append(self.measure(seen, reading))
             prune = self._rule(memory, reading)
         else:
             prune = self.initial_state
         if prune and self.max_consecutive_pruned and memory.streak >= self.max_consecutive_pruned:
             prune = False
+        memory.poses = [poses[-1]]
         memory.streak = memory.streak + 1 if prune else 0
         memory.state = prune
         return prune

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -139,13 +140,17 @@ def import_libero() -> Any:
 
 
 def _share_egl_display() -> None:
-    """Give robosuite the EGL display mujoco found.
+    """Give robosuite the EGL display that mujoco finds.
 
     robosuite takes CUDA_VISIBLE_DEVICES for an index into the EGL devices: it fails where that is
-    empty or counts otherwise. mujoco takes the first device that works (or MUJOCO_EGL_DEVICE_ID),
-    which is also what the probe tried.
+    empty, names a GPU by its UUID or counts otherwise. mujoco takes the first device that works (or
+    MUJOCO_EGL_DEVICE_ID), which is also what the probe tried.
     """
     mujoco_egl: Any = importlib.import_module("mujoco.egl")
     context: Any = importlib.import_module("robosuite.renderers.context.egl_context")
     if context.EGL_DISPLAY is None:
-        context.EGL_DISPLAY = mujoco_egl.EGL_DISPLAY
+        display = mujoco_egl.create_initialized_egl_device_display()
+        if display == context.EGL.EGL_NO_DISPLAY:
+            raise RuntimeError("EGL rendered a frame in a trial process but has no display here.")
+        atexit.register(context.EGL.eglTerminate, display)
+        context.EGL_DISPLAY = display

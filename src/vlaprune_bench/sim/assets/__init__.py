@@ -72,7 +72,7 @@ def resolve_assets(choice: str, needed: str) -> AssetSet:
     if choice == "auto":
         choice = needed
     if choice == "real":
-        return _asset_set(_find_real() or _download())
+        return _asset_set(find_real() or _download())
     if choice == "lite":
         from vlaprune_bench.sim.assets.lite import build_lite  # draws with PIL
 
@@ -128,7 +128,7 @@ def _first_missing(folder: Path) -> str | None:
     return next((name for name in _REQUIRED if not (folder / name).is_file()), None)
 
 
-def _find_real() -> Path | None:
+def find_real() -> Path | None:
     """The real set where libero, LeRobot or an earlier download put it; no network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

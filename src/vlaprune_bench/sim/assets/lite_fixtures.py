@@ -135,9 +135,7 @@ def _knob(model: Model, button: ET.Element, material: str) -> None:
     model.joint(button, "button", "hinge", (0, 0, 1), (-0.005, 2.1), damping=1)
     height = 0.0062
     centre = (0.0013, 0.0045, height + 0.0004)
-    octagon = [
-        box((0.0475, 0.0197, height), centre, turn_z(k * math.pi / 4)) for k in range(4)
-    ]
+    octagon = [box((0.0475, 0.0197, height), centre, turn_z(k * math.pi / 4)) for k in range(4)]
     ridge = [slab((-0.011, -0.0172, 0.0128), (0.0135, 0.0520, 0.0500))]
     ridge += [slab((-0.011, -0.0320, 0.0128), (0.0134, -0.0172, 0.0440))]
     ridge += [slab((-0.011, -0.0407, 0.0128), (0.0132, -0.0320, 0.0338))]

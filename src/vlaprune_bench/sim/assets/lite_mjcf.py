@@ -21,7 +21,11 @@ ALONG_X: Quat = (math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0)
 """Turns the z axis of a cylinder or capsule onto x."""
 
 # The contact numbers LIBERO gives every object: stiff, and grippy enough for a rim grasp.
-_CONTACT = {"solimp": "0.998 0.998 0.001", "friction": "0.95 0.3 0.1"}
+_CONTACT = {
+    "solimp": "0.998 0.998 0.001",
+    "solref": "0.001 1",
+    "friction": "0.95 0.3 0.1",
+}
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,7 @@ class Model:
             "horizontal_radius_site": radius,
         }
         for site, pos in marks.items():
-            ET.SubElement(
-                outer, "site", name=site, pos=numbers(pos), size="0.005", rgba="0 0 0 0"
-            )
+            ET.SubElement(outer, "site", name=site, pos=numbers(pos), size="0.005", rgba="0 0 0 0")
 
     def material(
         self,
@@ -216,22 +218,12 @@ class Model:
         shapes: Sequence[Shape],
         mass: float | None = None,
         names: Sequence[str] = (),
-        settle: float = 0.001,
     ) -> None:
-        """Add collision geoms.
-
-        Args:
-            body: Body to add to.
-            shapes: What can be touched.
-            mass: Kilograms, spread by volume; None for bodies that cannot move.
-            names: Names of the first shapes.
-            settle: Time constant of contacts in seconds (MuJoCo averages it over the pair).
-        """
+        """Collision geoms; `mass` (kg) is spread by volume, None is for bodies that cannot move."""
         density = 100.0 if mass is None else mass / sum(shape.volume for shape in shapes)
         for k, shape in enumerate(shapes):
             geom = self._geom(body, shape, "0", names[k] if k < len(names) else None)
             geom.attrib |= {**_CONTACT, "density": numbers([density]), "rgba": "0.8 0.8 0.8 0.3"}
-            geom.attrib["solref"] = numbers([settle, 1.0])
 
     def look(self, body: ET.Element, shapes: Sequence[Shape], material: str) -> None:
         """Visual geoms."""

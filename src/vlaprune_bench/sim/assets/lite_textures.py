@@ -57,9 +57,10 @@ def wood(name: str, colour: Colour, contrast: float = 0.035) -> Image.Image:
     """Grain along the picture's y axis: long streaks of three widths, gently bent."""
     rng = random_source(name)
     streaks = noise(rng, 60, 1.0) + 1.2 * noise(rng, 80, 4) + 0.8 * noise(rng, 70, 14)
-    bend = np.round(4 * noise(rng, 60, 60)).astype(int)
-    columns = (np.arange(SIDE)[None, :] + bend) % SIDE
-    grain = np.take_along_axis(streaks, columns, axis=1)
+    column = np.arange(SIDE)[None, :] + 4 * noise(rng, 60, 60)
+    left, part = np.floor(column).astype(int), column % 1.0
+    grain = (1 - part) * np.take_along_axis(streaks, left % SIDE, axis=1)
+    grain += part * np.take_along_axis(streaks, (left + 1) % SIDE, axis=1)
     return tinted(colour, contrast * grain / 1.75 + 0.006 * noise(rng, 1, 1))
 
 
