@@ -1,8 +1,9 @@
-"""The lite assets: built the same every time, laid out as LIBERO's, stable, and usable by a robot."""
+"""The lite assets: the same at every build, laid out as LIBERO's, stable, and graspable."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from vlaprune_bench.sim.assets import AssetSet
-from vlaprune_bench.sim.assets.lite import MARKER, build_lite, generator_hash
+from vlaprune_bench.sim.assets.lite import COVERED_SUITES, MARKER, build_lite, generator_hash
 from vlaprune_bench.sim.assets.lite_arena import ARENAS
 from vlaprune_bench.sim.assets.lite_objects import OBJECTS
 from vlaprune_bench.sim.assets.lite_textures import SURFACES
@@ -142,7 +143,7 @@ def predicates(env: Any) -> list[bool]:
     plate = env.sim.data.get_joint_qpos("plate_1_joint0").copy()
     plate[2] = 0.9022
     values = []
-    for shift in ((0, 0, 0.004), (0.05, 0, 0.02), (0.2, 0, 0), (0, 0, 0.15)):
+    for shift in ((0, 0, 0.003), (0.05, 0, 0.02), (0.2, 0, 0), (0, 0, 0.15)):
         env.sim.data.set_joint_qpos("plate_1_joint0", plate)
         pose = plate.copy()
         pose[:3] += shift
@@ -184,7 +185,7 @@ def check_settled(env: Any, task: int, trials: range) -> None:
     """From each init state, 30 steps: nothing falls off, sinks, tips over or keeps moving."""
     objects = env.env.objects_dict
     bodies = [env.env.obj_body_id[name] for name in objects]
-    below = {name: "main_table" for name in objects}
+    below = dict.fromkeys(objects, "main_table")
     for _, name, place in (s for s in env.env.parsed_problem["initial_state"] if len(s) == 3):
         if name in below and place in SUPPORTS:
             below[name] = place
@@ -203,7 +204,7 @@ def check_settled(env: Any, task: int, trials: range) -> None:
             height = place[k, 2] + LOWEST[name.split("_")[0]] - SUPPORTS[below[name]]
             assert -0.005 < height < 0.008, f"{where} is {height:.4f} m above {below[name]}"
             moved = np.linalg.norm(place[k, :2] - start[k, :2])
-            assert moved < 0.022, f"{where} moved {moved:.4f} m"
+            assert moved < 0.025, f"{where} moved {moved:.4f} m"
             assert tilt[k] > 0.97, f"{where} leans"
             assert np.linalg.norm(place[k] - late[k]) < 0.001, f"{where} still moves"
 
@@ -281,3 +282,15 @@ def test_bowl_can_be_gripped_by_its_rim_lifted_and_placed(lite: Path) -> None:
         observed = env.env._get_observations()
         move(env, lambda seen, away=observed["robot0_eef_pos"] + up: away, -1, 40)
         assert env.check_success()
+
+
+def test_covered_suites_have_an_entry_for_everything_they_name(lite: Path) -> None:
+    from vlaprune_bench.sim.tasks import list_tasks
+
+    entries = json.loads((lite / MARKER).read_text())["entries"]
+    known = {*entries["objects"], *entries["fixtures"], "table", "floor"}
+    for suite in COVERED_SUITES:
+        for task in list_tasks(suite):
+            named = re.findall(r"^ +[\w ]+ - (\w+)$", task.bddl_file.read_text(), re.MULTILINE)
+            assert named, task.bddl_file
+            assert set(named) <= known, task.name

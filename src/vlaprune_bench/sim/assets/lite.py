@@ -20,7 +20,10 @@ from vlaprune_bench.sim.assets import lite_arena, lite_fixtures, lite_objects, l
 from vlaprune_bench.types import UserError
 
 MARKER = "vlaprune-lite.json"
-"""Written last; holds the generator's hash and the names of all entries."""
+"""Written last; holds the generator's hash, the suites covered and the names of all entries."""
+
+COVERED_SUITES = ("libero_spatial",)
+"""Suites whose every object, fixture and arena has an entry."""
 
 
 def generator_hash() -> str:
@@ -74,5 +77,5 @@ def write_assets(folder: Path, key: str) -> None:
         "fixtures": lite_fixtures.write_fixtures(folder),
         "arenas": lite_arena.write_arenas(folder),
     }
-    marker = {"generator": key, "entries": entries}
+    marker = {"generator": key, "suites": COVERED_SUITES, "entries": entries}
     (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")

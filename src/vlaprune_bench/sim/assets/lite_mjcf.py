@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 Vec3 = tuple[float, float, float]
@@ -18,7 +19,7 @@ Rgb = tuple[float, float, float]
 
 UPRIGHT: Quat = (1.0, 0.0, 0.0, 0.0)
 ALONG_X: Quat = (math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0)
-"""Turns the z axis of a cylinder or capsule onto x."""
+"""Turns the z axis of a cylinder onto x."""
 
 # The contact numbers LIBERO gives every object: stiff, and grippy enough for a rim grasp.
 _CONTACT = {
@@ -30,7 +31,7 @@ _CONTACT = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A MuJoCo primitive; `size` holds half extents (box), or radius and half height (cylinder)."""
+    """A box (`size`: half extents) or a cylinder (`size`: radius and half height)."""
 
     kind: str
     size: tuple[float, ...]
@@ -43,13 +44,7 @@ class Shape:
         if self.kind == "box":
             return 8.0 * math.prod(self.size)
         radius, half = self.size
-        cylinder = 2.0 * math.pi * radius**2 * half
-        return cylinder + (4 / 3 * math.pi * radius**3 if self.kind == "capsule" else 0.0)
-
-    def moved(self, dx: float = 0.0, dy: float = 0.0, dz: float = 0.0) -> Shape:
-        """The same shape, shifted."""
-        x, y, z = self.pos
-        return replace(self, pos=(x + dx, y + dy, z + dz))
+        return 2.0 * math.pi * radius**2 * half
 
 
 def box(half: Vec3, pos: Vec3 = (0.0, 0.0, 0.0), quat: Quat = UPRIGHT) -> Shape:
@@ -69,11 +64,6 @@ def cylinder(
 ) -> Shape:
     """A cylinder along its z axis."""
     return Shape("cylinder", (radius, half), pos, quat)
-
-
-def capsule(radius: float, half: float, pos: Vec3 = (0.0, 0.0, 0.0), quat: Quat = UPRIGHT) -> Shape:
-    """A cylinder with round ends along its z axis."""
-    return Shape("capsule", (radius, half), pos, quat)
 
 
 def turn_z(angle: float) -> Quat:
@@ -119,12 +109,12 @@ def ring(
 
 def vessel(count: int, profile: Sequence[tuple[float, float]], thickness: float) -> list[Shape]:
     """Rings along a (radius, z) profile: the wall of a bowl, a plate's rim, a mug."""
-    pairs = zip(profile, profile[1:], strict=False)
-    return [shape for low, high in pairs for shape in ring(count, low, high, thickness)]
+    edges = pairwise(profile)
+    return [shape for low, high in edges for shape in ring(count, low, high, thickness)]
 
 
 def numbers(values: Iterable[float]) -> str:
-    """Values as MJCF writes them, rounded to a hundredth of a millimetre's hundredth."""
+    """Values as MJCF writes them, rounded to a tenth of a micrometre."""
     return " ".join(f"{value:.7g}" for value in (round(v, 7) + 0.0 for v in values))
 
 

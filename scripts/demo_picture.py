@@ -1,0 +1,36 @@
+"""The README's picture: frames of a demo video side by side.
+
+    make demo && .venv/bin/python scripts/demo_picture.py results/demo docs/demo.jpg
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+from PIL import Image
+
+from vlaprune_bench.store import load_calls, load_results
+
+
+def frames(video: Path) -> list[np.ndarray]:
+    """All frames of a video, (height, width, 3) uint8."""
+    stream = imageio_ffmpeg.read_frames(str(video))
+    width, height = next(stream)["size"]
+    return [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in stream]
+
+
+def picture(results: Path) -> Image.Image:
+    """The first call, the first pruned one and one a few calls later, of the first episode."""
+    episode = load_results(results).sort_values(["task", "trial"]).episode_id.iloc[0]
+    calls = load_calls(results).query("episode_id == @episode").sort_values("call")
+    pruned = calls.call[calls.pruned].tolist()
+    (video,) = (results / "_videos").glob(f"*{episode}.mp4")
+    shown = frames(video)
+    return Image.fromarray(np.hstack([shown[i] for i in (0, pruned[0], pruned[len(pruned) // 2])]))
+
+
+if __name__ == "__main__":
+    picture(Path(sys.argv[1])).save(sys.argv[2], quality=88)
