@@ -1,11 +1,12 @@
-"""Make the embedded checkpoint `tiny-untrained`: the published layout at a thousandth of the size.
+"""Make the embedded checkpoints: the published layouts at a thousandth of the size.
 
-    python scripts/make_tiny.py            # rewrites src/vlaprune_bench/checkpoints/tiny-untrained
+    python scripts/make_tiny.py            # rewrites those in src/vlaprune_bench/checkpoints
     python scripts/make_tiny.py /some/dir
 
-Nothing in it is trained: it runs every code path on any machine, and its success rates mean
-nothing. Weights come from a seeded numpy generator, so they do not depend on the version of torch.
-Needs the libero package, for the words of its instructions.
+`tiny-untrained` is an OpenVLA-OFT, `tiny-openvla-untrained` an OpenVLA with the same weights where
+both have them. Nothing in them is trained: they run every code path on any machine, and their
+success rates mean nothing. Weights come from a seeded numpy generator, so they do not depend on the
+version of torch. Needs the libero package, for the words of its instructions.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
-from vlaprune_bench.policies.checkpoint import TINY, Checkpoint, on_meta
-from vlaprune_bench.policies.openvla_oft import PROMPT
+from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, Checkpoint, on_meta
 from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
 from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.vision import TOWERS
+from vlaprune_bench.policies.vla import PROMPT
 from vlaprune_bench.types import SUITES
 
 SEED = 20250711
@@ -35,6 +37,9 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<empty>"]
 """Ids 1 and 2 are BOS and stop, as in Llama 2; <empty> stands for its lone space."""
 WIDTH = 96
 TOWER = {"depth": 3, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2.0}
+
+BINS = 256
+"""Action tokens of the OpenVLA; they follow the words."""
 
 GAINS = {"self_attn.q_proj.": 2.0, "self_attn.k_proj.": 2.0, "action_head.model.fc2.": 0.25}
 """Attention sharp enough to tell tokens apart, so that actions follow image, state and text; and
@@ -126,7 +131,8 @@ def draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(values).to(torch.bfloat16)
 
 
-def main(folder: Path) -> None:
+def make_oft(folder: Path) -> None:
+    """Write tiny-untrained."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer, stats = make_tokenizer(), statistics()
     config = make_config(tokenizer)
@@ -147,10 +153,47 @@ def main(folder: Path) -> None:
         else:
             tensors = {f"module.{name}": value for name, value in tensors.items()}
             torch.save(tensors, folder / f"{part}--0_checkpoint.pt")
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
-    (folder / "dataset_statistics.json").write_text(json.dumps(stats, indent=1) + "\n")
+    write_json(folder / "config.json", config)
+    write_json(folder / "dataset_statistics.json", stats)
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
 
 
+def make_openvla(oft: Path, folder: Path) -> None:
+    """Write tiny-openvla-untrained, from the files of tiny-untrained."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("dataset_statistics.json", "tokenizer.json"):
+        shutil.copyfile(oft / name, folder / name)
+    config = json.loads((oft / "config.json").read_text())
+    words = config["text_config"]["vocab_size"]
+    config["text_config"]["vocab_size"] = words + BINS
+    config["pad_to_multiple_of"] = 0  # no rows beyond the vocabulary
+    config["vlaprune"]["name"] = TINY_OPENVLA
+    write_json(folder / "config.json", config)
+
+    rng = np.random.default_rng(SEED + 1)
+    tensors = load_file(oft / "model.safetensors")
+    embedding = "language_model.model.embed_tokens.weight"
+    added = draw(rng, embedding, (BINS, WIDTH))
+    tensors[embedding] = torch.cat([tensors[embedding], added])
+    # the best action token is the angle of the state in a plane: it follows the state smoothly,
+    # and words, which are no actions, stay below
+    angles = 2.0 * np.pi * np.arange(BINS) / BINS
+    plane = rng.standard_normal((2, WIDTH)) / np.sqrt(WIDTH)
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ plane
+    rows = np.concatenate([np.zeros((words, WIDTH)), rows])
+    tensors["language_model.lm_head.weight"] = torch.from_numpy(rows).to(torch.bfloat16)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main(root: Path) -> None:
+    """Write both into folders of `root`."""
+    make_oft(root / TINY)
+    make_openvla(root / TINY, root / TINY_OPENVLA)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Checkpoint.find(TINY).folder)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Checkpoint.find(TINY).folder.parent)

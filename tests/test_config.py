@@ -10,6 +10,9 @@ from vlaprune_bench.config import EvalConfig, dump, from_dict, load, run_id
 from vlaprune_bench.pruning import methods
 from vlaprune_bench.pruning.adp import Adp
 from vlaprune_bench.pruning.gate import MotionGate
+from vlaprune_bench.pruning.gated import Gated
+from vlaprune_bench.pruning.schedule import Schedule
+from vlaprune_bench.pruning.sparsevlm import SparseVlm
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.types import UserError
 
@@ -22,7 +25,15 @@ ADP = EvalConfig(
 )
 
 
-@pytest.mark.parametrize("config", [EvalConfig(), ADP], ids=["default", "adp"])
+NESTED = EvalConfig(
+    pruner=Gated(
+        Schedule(SparseVlm(keep=0.6, layer=2), later_layers=(5,), later_keeps=(0.25,)),
+        MotionGate(lookback=5),
+    )
+)
+
+
+@pytest.mark.parametrize("config", [EvalConfig(), ADP, NESTED], ids=["default", "adp", "nested"])
 def test_yaml_round_trip(config, tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(dump(config))
@@ -45,6 +56,13 @@ def test_every_method_round_trips_with_its_type(method):
         ({"pruner": {"type": "adp", "kep": 1}}, "unknown key kep; did you mean keep?"),
         ({"pruner": {"type": "adp", "gate": {"rul": 1}}}, "unknown key rul; did you mean rule?"),
         ({"pruner": {"type": "none", "keep": 0.5}}, "unknown key keep"),
+        (
+            {"pruner": {"type": "gated", "inner": {"type": "fastv", "kep": 1}}},
+            "pruner: inner: unknown key kep; did you mean keep?",
+        ),
+        ({"pruner": {"type": "gated", "inner": {"type": "fastw"}}}, "did you mean fastv?"),
+        ({"pruner": {"type": "gated", "inner": "fastv"}}, "inner must be a mapping with a `type`"),
+        ({"pruner": {"type": "schedule", "scorer": {"type": "fastv", "layer": 0}}}, "--layer is 0"),
         ({"pruner": {"keep": 0.5}}, "a `type`, the method's name"),
         ({"pruner": {"type": "static", "keep": 0}}, "--keep is 0; it must be above 0"),
         ({"pruner": {"type": "static", "keep": 1.2}}, "--keep is 1.2; it must be above 0"),

@@ -156,12 +156,6 @@ def from_dict(data: dict[str, Any], source: str) -> EvalConfig:
         UserError: an unknown key or a value of the wrong kind.
     """
     _check_keys(data, EvalConfig, source)
-    pruner = data.get("pruner")
-    if pruner is not None:
-        if not isinstance(pruner, dict) or "type" not in pruner:
-            raise UserError(f"{source}: pruner must be a mapping with a `type`, the method's name.")
-        options = {key: value for key, value in pruner.items() if key != "type"}
-        _check_keys(options, method_class(pruner["type"]), f"{source}: pruner")
     try:
         return draccus.decode(EvalConfig, data)
     except (draccus.utils.DecodingError, draccus.utils.ParsingError) as error:
@@ -182,8 +176,18 @@ def _check_keys(data: dict[str, Any], cls: type, source: str) -> None:
         if key not in known:
             raise UserError(f"{source}: unknown key {key}{nearest(key, known)}.")
         default = known[key].default
-        if isinstance(value, dict) and key != "pruner" and is_dataclass(default):
+        if isinstance(default, Pruner):
+            _check_pruner(value, key, source)
+        elif isinstance(value, dict) and is_dataclass(default):
             _check_keys(value, type(default), f"{source}: {key}")
+
+
+def _check_pruner(data: Any, key: str, source: str) -> None:
+    """Check a method's options; methods may hold other methods."""
+    if not isinstance(data, dict) or "type" not in data:
+        raise UserError(f"{source}: {key} must be a mapping with a `type`, the method's name.")
+    options = {name: value for name, value in data.items() if name != "type"}
+    _check_keys(options, method_class(data["type"]), f"{source}: {key}")
 
 
 def run_id(config: EvalConfig) -> str:

@@ -2,14 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
 from vlaprune_bench.cli.eval import parse
-from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.config import EvalConfig, load
+from vlaprune_bench.pruning import Pruner, methods
 from vlaprune_bench.pruning.adp import Adp
+from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.gate import MotionGate
+from vlaprune_bench.pruning.gated import Gated
+from vlaprune_bench.pruning.schedule import Schedule
+from vlaprune_bench.pruning.sparsevlm import SparseVlm
 from vlaprune_bench.pruning.static import Static
+from vlaprune_bench.pruning.uniform import Uniform
 from vlaprune_bench.types import UserError
 
 
@@ -35,12 +42,40 @@ def test_options_of_the_method_stand_beside_the_others():
     assert config.task_ids == (1, 2)
 
 
+def test_a_method_inside_a_method_is_chosen_by_a_flag():
+    config = parse("--method gated --inner fastv --keep 0.25 --rule avg".split())
+    assert config.pruner == Gated(FastV(keep=0.25), MotionGate(rule="avg"))
+    nested = parse("--method gated --inner schedule --scorer=sparsevlm --layer 2".split())
+    assert nested.pruner == Gated(Schedule(SparseVlm(layer=2)))
+
+
+@pytest.mark.parametrize("name", [n for n in methods() if n not in ("none", "adp", "gated")])
+def test_every_method_goes_behind_the_gate_without_a_clash_of_options(name):
+    config = parse(["--method", "gated", "--inner", name, "--rule", "avg"])
+    assert config.pruner == Gated(methods()[name](), MotionGate(rule="avg"))
+
+
+def test_methods_that_share_an_option_can_only_be_joined_in_a_file(tmp_path, monkeypatch):
+    @dataclass(frozen=True)
+    class Lookalike(Pruner):
+        rule: str = "mine"
+
+    monkeypatch.setitem(Pruner.get_known_choices(), "lookalike", Lookalike)
+    with pytest.raises(UserError, match="both have --rule, which only a file"):
+        parse("--method gated --inner lookalike".split())
+    file = tmp_path / "run.yaml"
+    file.write_text("pruner: {type: gated, inner: {type: lookalike, rule: x}, gate: {rule: avg}}\n")
+    assert load(file).pruner == Gated(Lookalike(rule="x"), MotionGate(rule="avg"))
+
+
 def test_the_command_line_wins_over_the_file(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("pruner: {type: adp, keep: 0.3, gate: {rule: avg}}\ntrials: 4\n")
     config = parse(["--config", str(file), "--keep", "0.4"])
     assert config.pruner == Adp(keep=0.4, gate=MotionGate(rule="avg"))
     assert config.trials == 4
+    file.write_text("pruner: {type: gated, inner: {type: uniform, keep: 0.3}}\n")
+    assert parse(["--config", str(file), "--keep", "0.4"]).pruner == Gated(Uniform(keep=0.4))
     # another method starts from its own defaults
     assert parse(["--config", str(file), "--method", "static"]).pruner == Static()
 
@@ -52,8 +87,17 @@ def test_the_command_line_wins_over_the_file(tmp_path):
         ("--method fastw", "--method is fastw"),
         ("--method static --keep 0", "--keep is 0; it must be above 0 and at most 1."),
         ("--method static --keep 1.2", "--keep is 1.2; it must be above 0 and at most 1."),
-        ("--method none --keep 0.5", "--keep is an option of adp, static; the method is none"),
-        ("--method static --rule avg", "--rule is an option of adp; the method is static"),
+        (
+            "--method none --qk-layer 2",
+            "--qk-layer is an option of adp, static; the method is none",
+        ),
+        ("--method static --rule avg", "--rule is an option of adp, gated; the method is static"),
+        ("--method gated --inner fastw", "--inner is fastw; did you mean fastv?"),
+        ("--method gated --inner fastv --qk-layer 2", "--qk-layer is an option of adp, static"),
+        ("--method gated --inner none", "--inner is none; a gate needs a method that prunes."),
+        ("--method gated --inner adp", "--inner is adp; it has a gate of its own."),
+        ("--method static --inner fastv", "--inner is an option of gated; the method is static"),
+        ("--method schedule --scorer divprune", "--scorer is divprune; it has no score."),
         ("--method adp --lookbak 3", "unknown option --lookbak; did you mean --lookback?"),
         ("--config absent.yaml", "--config is absent.yaml; it cannot be read"),
         ("--plugin absent.py --method none", "--plugin is absent.py"),

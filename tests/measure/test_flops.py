@@ -38,6 +38,15 @@ def test_every_layer_counts_with_its_own_tokens():
     )
 
 
+def test_queries_may_attend_to_more_keys():
+    n, keys, d, m = 3, 100, 4096, 11008
+    expected = 4 * n * d**2 + 2 * n * keys * d + 3 * n * d * m
+    assert decoder_layer_macs(n, LLAMA_7B, keys) == expected
+    assert llm_prefill_macs([keys, n], LLAMA_7B, [keys, keys]) == expected + decoder_layer_macs(
+        keys, LLAMA_7B
+    )
+
+
 def test_siglip_tower():
     # 2 x MAC of the 26 blocks that run of so400m at 224 pixels: about 0.22 TFLOP
     assert 2 * vit_macs(256, 0, 26, 1152, 4304, 588) / 1e12 == pytest.approx(0.2146, rel=0.02)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from vlaprune_bench.measure.latency import StageTimer
+from vlaprune_bench.policies.vla import Inputs
 from vlaprune_bench.pruning.base import Pruner
 from vlaprune_bench.types import Observation
 
@@ -53,6 +54,14 @@ def golden(request) -> Path:
 
 
 @pytest.fixture
+def shared_golden() -> Path:
+    """The full golden set."""
+    if not GOLDEN["shared"].is_dir():
+        pytest.skip(f"the full golden set is not at {GOLDEN['shared']}")
+    return GOLDEN["shared"]
+
+
+@pytest.fixture
 def golden_checkpoint() -> Path:
     """The small golden checkpoint that every clone has."""
     return GOLDEN["subset"] / "ckpt-oft-tiny"
@@ -60,17 +69,22 @@ def golden_checkpoint() -> Path:
 
 @pytest.fixture
 def run_golden():
-    """Runs a policy on one golden input: (policy, tensors of oft_forward, number) to Forward."""
+    """Runs a policy on one golden input: (policy, tensors of *_forward, number) to Forward.
 
-    def run(policy, tensors, number):
-        prompt = tensors[f"{number}.input_ids"][0].tolist()
-        memory = policy.start_with_tokens(prompt, seed=0)
+    The frames a method sees are the pixels, scaled back to 0..255 as if normalised by SigLIP.
+    """
+
+    def run(policy, tensors, number, memory=None):
+        if memory is None:
+            memory = policy.start_with_tokens(tensors[f"{number}.input_ids"][0].tolist(), seed=0)
         pixels = tensors[f"{number}.pixel_values_28"].to(policy.dtype)
         pixels = pixels.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
-        proprio = tensors[f"{number}.proprio_normalized"][0].numpy()
+        frames = (pixels[0].unflatten(0, (-1, 6))[:, 3:].float() + 1.0) * 127.5
+        proprio = tensors.get(f"{number}.proprio_normalized")
+        inputs = Inputs(frames, pixels, None if proprio is None else proprio[0].numpy())
         timer = StageTimer(policy.device)
         with torch.inference_mode():
-            return policy.forward(memory, memory.pruner, pixels, proprio, np.zeros((1, 7)), timer)
+            return policy.forward(memory, memory.pruner, inputs, np.zeros((1, 7)), timer)
 
     return run
 

@@ -26,10 +26,10 @@ def test_selection_matches_reference(golden, forward_tensors, run_golden):
             reading="code",
         )
         result = run_golden(policy, forward_tensors, case["input"])
-        kept = result.prefill.kept_V.tolist()
+        kept = result.decoder.kept_V.tolist()
         wanted = expected[f"{case['case']}.kept"].tolist()
         assert len(kept) == len(wanted)
-        assert result.action_hidden_BAD.shape[1] == 56
+        assert result.prediction.hidden_BAD.shape[1] == 56
         same += len(set(kept) & set(wanted))
         total += len(wanted)
     assert len(cases) >= 64
@@ -49,9 +49,8 @@ def test_importance_matches_reference(golden, forward_tensors, keep, layer):
         pixels = forward_tensors[f"{n}.pixel_values_28"].float()
         pixels = pixels.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
         with torch.inference_mode():
-            sequence = policy._sequence(
-                memory.prompt_T, policy.prismatic.patches(pixels), np.zeros(8)
-            )
+            prompt = policy.prismatic.language_model.embed(memory.prompt_T)
+            sequence = policy._sequence(prompt, policy.prismatic.patches(pixels)[0], np.zeros(8))
             decoder = CallDecoder(policy.prismatic.language_model, sequence, memory.layout)
             states = decoder.probe(layer)
             scores = decoder.mean_query_key(layer, queries=states[512:], keys=states[:512])
@@ -61,4 +60,4 @@ def test_importance_matches_reference(golden, forward_tensors, keep, layer):
         # proprio is no part of the probe; with no layer to run, only the score itself costs
         shape = policy.prismatic.language_model.shape
         probe = llm_prefill_macs([memory.layout.length - 1] * layer, shape)
-        assert decoder.macs == probe + 32 * (32 + 32 + 512)
+        assert decoder.scoring_macs == probe + 32 * (32 + 32 + 512)

@@ -94,6 +94,31 @@ def test_missing_file(folder, refusal, name):
     assert name.partition("--")[0] in refusal(folder)
 
 
+def test_diffusion_head_is_refused(folder, refusal):
+    shutil.copyfile(folder / HEAD, folder / "noisy_action_projector--150000_checkpoint.pt")
+    for policy in ("auto", "openvla-oft"):
+        assert "diffusion head" in refusal(folder, policy=policy)
+
+
+def test_policy_of_another_name(folder, refusal):
+    assert "--policy is octo" in refusal(folder, policy="octo")
+
+
+def test_files_tell_the_policy(folder, keep):
+    def load(**options):
+        return load_policy(str(folder), keep(), suite="libero_spatial", **options)
+
+    assert type(load()).__name__ == "OpenVLAOFT"
+    assert type(load(policy="openvla")).__name__ == "OpenVLA"
+    (folder / HEAD).unlink()
+    policy = load(policy="openvla-oft")  # discrete tokens, proprio as before
+    assert policy.proprio_projector is not None
+    assert "lm_head.weight" in policy.prismatic.language_model.state_dict()
+    (folder / "proprio_projector--150000_checkpoint.pt").unlink()
+    assert load(policy="openvla-oft").proprio_projector is None
+    assert type(load()).__name__ == "OpenVLA"
+
+
 def test_two_heads(folder, refusal):
     shutil.copyfile(folder / HEAD, folder / "action_head--9_checkpoint.pt")
     assert "action_head--9_checkpoint.pt" in refusal(folder)

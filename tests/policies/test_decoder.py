@@ -5,7 +5,8 @@ import torch
 
 from vlaprune_bench.measure.flops import count_flops, llm_prefill_macs
 from vlaprune_bench.policies.checkpoint import on_meta
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder, LanguageModel, llama_config
+from vlaprune_bench.policies.prismatic.decoder import CallDecoder
+from vlaprune_bench.policies.prismatic.llama import LanguageModel, llama_config
 from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.vision import TOWERS, Block
 from vlaprune_bench.types import TokenLayout
@@ -50,13 +51,13 @@ def test_probe_order_and_cost(model):
     decoder = CallDecoder(model, x, LAYOUT)
     # BOS 0, patches 1-9, proprio 10, prompt 11-14, actions 15-18, stop 19
     torch.testing.assert_close(decoder.probe(0), x[0, [*range(1, 10), 0, 11, 12, 13, 14, 19]])
-    assert decoder.macs == 0
+    assert decoder.scoring_macs == 0
     with count_flops() as counter:
         deep = decoder.probe(2)
     assert deep.shape == (15, 32)
     # some releases of transformers compute the rotation as a (tiny) matrix product
-    assert counter.get_total_flops() == pytest.approx(2 * decoder.macs, rel=0.001)
-    assert decoder.macs == llm_prefill_macs([LAYOUT.length - 1] * 2, model.shape)
+    assert counter.get_total_flops() == pytest.approx(2 * decoder.scoring_macs, rel=0.001)
+    assert decoder.scoring_macs == llm_prefill_macs([LAYOUT.length - 1] * 2, model.shape)
 
 
 def test_absent_keys_are_llama_2_7b():

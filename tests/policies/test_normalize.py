@@ -21,6 +21,12 @@ def test_unnormalize_is_not_clipped(bounds):
     np.testing.assert_allclose(bounds.unnormalize(np.array([2.0, 0.7])), [5.0, 0.7], atol=1e-7)
 
 
+def test_a_range_of_zero_needs_the_epsilon(bounds):
+    still = np.zeros(1), np.zeros(1), np.array([True])
+    assert Bounds(*still).unnormalize(np.ones(1)) == 1e-8
+    assert Bounds(*still, epsilon=0.0).unnormalize(np.ones(1)) == 0.0
+
+
 def test_missing_percentiles_are_named():
     with pytest.raises(UserError, match=r"libero_goal\.proprio has no q99"):
         Bounds.read({"proprio": {"q01": [0.0]}}, "libero_goal", "proprio")

@@ -15,10 +15,10 @@ def test_matches_reference(golden, forward_tensors, run_golden, keep, attention)
     for n in range(4):
         result = run_golden(policy, forward_tensors, n)
         patches = result.patches_BVD[:, ::16]
-        actions = policy.action_bounds.unnormalize(result.actions)
+        actions = policy.action_bounds.unnormalize(result.prediction.actions)
         for ours, name in (
             (patches, "projected_patches_every16"),
-            (result.action_hidden_BAD, "action_hidden"),
+            (result.prediction.hidden_BAD, "action_hidden"),
         ):
             torch.testing.assert_close(ours, forward_tensors[f"{n}.{name}"], rtol=0, atol=2e-5)
         np.testing.assert_allclose(
@@ -33,5 +33,5 @@ def test_half_precision_stays_close(golden, forward_tensors, run_golden, keep, d
     assert policy.info.dtype == dtype
     result = run_golden(policy, forward_tensors, 0)
     expected = forward_tensors["0.action_hidden"]
-    relative = (result.action_hidden_BAD.float() - expected).norm() / expected.norm()
+    relative = (result.prediction.hidden_BAD.float() - expected).norm() / expected.norm()
     assert relative < tolerance

@@ -1,4 +1,4 @@
-"""The embedded checkpoint: small, honest about itself, and made by its script."""
+"""The embedded checkpoints: small, honest about themselves, and made by their script."""
 
 import importlib.util
 import sys
@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.checkpoint import TINY, Checkpoint
+from vlaprune_bench.policies.checkpoint import EMBEDDED, TINY, TINY_OPENVLA, Checkpoint
 from vlaprune_bench.types import SUITES
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_tiny.py"
@@ -26,22 +26,25 @@ def script(monkeypatch):
     return module
 
 
-def test_is_small_and_says_it_is_untrained(keep):
-    folder = Checkpoint.find("tiny").folder
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 2.5e6
+@pytest.mark.parametrize(("short", "name"), EMBEDDED.items())
+def test_is_small_and_says_it_is_untrained(keep, short, name):
+    folder = Checkpoint.find(short).folder
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1.6 * 2**20
     for suite in SUITES:
-        info = load_policy(TINY, keep(), suite=suite).info
-        assert (info.name, info.trained, info.assets) == (TINY, False, "lite")
-        assert info.grids == ((16, 16), (16, 16))
+        info = load_policy(name, keep(), suite=suite).info
+        assert (info.name, info.trained, info.assets) == (name, False, "lite")
+        assert info.grids == ((16, 16),) * (2 if name == TINY else 1)
+        assert info.chunk == (8 if name == TINY else 1)
         assert info.n_layers == 4
 
 
-def test_script_makes_it_again(script, tmp_path):
+@pytest.mark.parametrize("name", [TINY, TINY_OPENVLA])
+def test_script_makes_it_again(script, tmp_path, name):
     script.main(tmp_path)
-    there = Checkpoint.find(TINY).folder
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in there.iterdir())
+    there, made = Checkpoint.find(name).folder, tmp_path / name
+    assert sorted(p.name for p in made.iterdir()) == sorted(p.name for p in there.iterdir())
     for path in sorted(there.iterdir()):
-        again = tmp_path / path.name
+        again = made / path.name
         if path.suffix == ".json":
             assert again.read_text() == path.read_text()
             continue

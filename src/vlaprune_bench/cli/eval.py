@@ -3,7 +3,8 @@
     vlaprune-eval --suite libero_spatial --method adp --keep 0.5
     vlaprune-eval --config configs/eval/demo.yaml --method static --trials 2
 
-Options of the method stand beside the others; `--method adp --help` shows them. Values on the
+Options of the method stand beside the others; `--method adp --help` shows them. A method that
+holds another one has a flag for it: `--method gated --inner fastv --keep 0.25`. Values on the
 command line win over those of `--config`.
 """
 
@@ -18,7 +19,7 @@ import tyro
 
 from vlaprune_bench.cli import command
 from vlaprune_bench.config import EvalConfig, load, nearest
-from vlaprune_bench.pruning import load_plugin, method_class, methods
+from vlaprune_bench.pruning import Pruner, load_plugin, method_class, methods
 from vlaprune_bench.types import UserError
 
 
@@ -37,6 +38,9 @@ def parse(argv: list[str]) -> EvalConfig:
     default = load(Path(config)) if config is not None else EvalConfig()
     if method is not None and method != default.pruner.name:
         default = replace(default, pruner=method_class(method)())
+    pruner, inner = _choose_inner(default.pruner, argv)
+    _refuse_doubles(pruner)
+    default = replace(default, pruner=pruner)
 
     command_line = make_dataclass(
         "CommandLine",
@@ -44,6 +48,7 @@ def parse(argv: list[str]) -> EvalConfig:
             ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
             ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
             ("method", *_flag(str, f"One of: {', '.join(methods())}.", default.pruner.name)),
+            *inner,
             ("run", EvalConfig, field(default=default)),
         ],
     )
@@ -76,13 +81,53 @@ def _peek(argv: list[str], flag: str) -> str | None:
     return value
 
 
-def _options(cls: type) -> list[str]:
-    """The flags of a configuration class, those of nested ones included."""
+def _choose_inner(pruner: Pruner, argv: list[str]) -> tuple[Pruner, list[tuple[str, Any, Any]]]:
+    """Choose the methods inside a method by flags named after their fields, as `--method` does.
+
+    Returns:
+        The method with what it holds, and those flags as fields of the command line.
+    """
+    flags = []
+    for f in fields(pruner):
+        held = getattr(pruner, f.name)
+        if isinstance(held, Pruner):
+            flag = f"--{f.name.replace('_', '-')}"
+            name = _peek(argv, flag)
+            if name is not None and name != held.name:
+                held = method_class(name, flag)()
+            held, deeper = _choose_inner(held, argv)
+            pruner = replace(pruner, **{f.name: held})
+            about = f"The method inside {pruner.name}; one of those of --method."
+            flags += [(f.name, *_flag(str, about, held.name)), *deeper]
+    return pruner, flags
+
+
+def _refuse_doubles(pruner: Pruner) -> None:
+    """Refuse methods in one another that share an option: a flag could not say whose it is."""
+    options = _options(pruner, deep=True)
+    if doubles := {option for option in options if options.count(option) > 1}:
+        raise UserError(
+            f"--method is {pruner.name}; it and the method inside both have {min(doubles)}, "
+            "which only a file (--config) can keep apart."
+        )
+
+
+def _options(config: Any, deep: bool = False) -> list[str]:
+    """The flags of a configuration (or its class), those of nested parts included.
+
+    Args:
+        config: a dataclass, or an object of one.
+        deep: the methods inside a method, too; else only the flags that choose them.
+    """
     names = []
-    for f in fields(cls):
-        if f.name != "pruner":
-            nested = is_dataclass(f.default)
-            names += _options(type(f.default)) if nested else [f"--{f.name.replace('_', '-')}"]
+    for f in fields(config):
+        value = f.default if isinstance(config, type) else getattr(config, f.name)
+        if f.name == "pruner":
+            continue
+        if not is_dataclass(value) or isinstance(value, Pruner):
+            names.append(f"--{f.name.replace('_', '-')}")
+        if is_dataclass(value) and (deep or not isinstance(value, Pruner)):
+            names += _options(value, deep)
     return names
 
 
@@ -96,7 +141,7 @@ def _explain(unknown: str, config: EvalConfig) -> str:
             "which does not read it."
         )
     known = ["--config", "--plugin", "--method", *_options(EvalConfig)]
-    known += _options(type(config.pruner))
+    known += _options(config.pruner, deep=True)
     return f"unknown option {unknown}{nearest(flag, known)}."
 
 

@@ -7,7 +7,7 @@ softmax and rotary embeddings, which are linear in the tokens, are not. Attentio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,20 +36,35 @@ def mlp_macs(rows: int, *widths: int) -> int:
     return rows * sum(a * b for a, b in pairwise(widths))
 
 
-def decoder_layer_macs(n: int, shape: DecoderShape) -> int:
-    """MAC of one decoder layer over `n` tokens.
+def decoder_layer_macs(n: int, shape: DecoderShape, n_keys: int | None = None) -> int:
+    """MAC of one decoder layer over `n` tokens that attend to `n_keys` (None: to each other).
 
     The usual `4 n d^2 + 2 n^2 d + 3 n d m` (q, k, v, o; scores and values; gate, up, down) where
-    all heads have their own keys and values; grouped heads make k and v cheaper.
+    all heads have their own keys and values; grouped heads make k and v cheaper. `n_keys` differs
+    from `n` in decode steps and where keys and values are reused.
     """
     projections = 2 * n * shape.width * (shape.query_width + shape.kv_width)
-    attention = 2 * n * n * shape.query_width
+    attention = 2 * n * (n if n_keys is None else n_keys) * shape.query_width
     return projections + attention + 3 * n * shape.width * shape.mlp_width
 
 
-def llm_prefill_macs(tokens_per_layer: Iterable[int], shape: DecoderShape) -> int:
-    """MAC of a prefill whose layer i sees `tokens_per_layer[i]` tokens."""
-    return sum(decoder_layer_macs(n, shape) for n in tokens_per_layer)
+def llm_prefill_macs(
+    tokens_per_layer: Sequence[int],
+    shape: DecoderShape,
+    keys_per_layer: Sequence[int] | None = None,
+) -> int:
+    """MAC of a prefill.
+
+    Args:
+        tokens_per_layer: tokens layer i computes.
+        shape: of a layer.
+        keys_per_layer: tokens whose keys layer i attends to; None: those it computes.
+    """
+    keys = tokens_per_layer if keys_per_layer is None else keys_per_layer
+    return sum(
+        decoder_layer_macs(n, shape, n_keys)
+        for n, n_keys in zip(tokens_per_layer, keys, strict=True)
+    )
 
 
 def vit_macs(

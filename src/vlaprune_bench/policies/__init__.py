@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlaprune_bench.types import OPENVLA_PROTOCOL, Protocol
+from vlaprune_bench.types import OPENVLA_PROTOCOL, Protocol, UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import Policy
+    from vlaprune_bench.policies.checkpoint import Checkpoint
+    from vlaprune_bench.policies.openvla import OpenVLA
+    from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
     from vlaprune_bench.pruning.base import Pruner
 
 
@@ -21,12 +24,13 @@ def load_policy(
     attention: str = "sdpa",
     protocol: Protocol = OPENVLA_PROTOCOL,
     count_every: int = 0,
+    policy: str = "auto",
 ) -> Policy:
     """Load a checkpoint with a pruning method.
 
     Args:
-        checkpoint: a folder in the published layout, a Hugging Face hub id, or "tiny" for the
-            embedded untrained one.
+        checkpoint: a folder in the published layout, a Hugging Face hub id, or "tiny" or
+            "tiny-openvla" for the embedded untrained ones.
         pruner: the method, with its options.
         suite: LIBERO suite; chooses the normalisation statistics.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
@@ -35,15 +39,18 @@ def load_policy(
         protocol: how frames are prepared.
         count_every: repeat every so many calls under torch's FLOP counter, outside the timing;
             0: never.
+        policy: "openvla", "openvla-oft" or "auto": OpenVLA-OFT where the checkpoint has an
+            action_head file, else OpenVLA. No file tells OpenVLA-OFT without an action head
+            (discrete tokens, decoded in parallel) from OpenVLA: say "openvla-oft" for it.
 
     Raises:
         UserError: the checkpoint cannot be read, or an option does not fit it.
     """
     from vlaprune_bench.policies.checkpoint import Checkpoint
-    from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
 
-    return OpenVLAOFT(
-        Checkpoint.find(checkpoint),
+    found = Checkpoint.find(checkpoint)
+    return _policy_class(found, policy)(
+        found,
         pruner,
         suite=suite,
         device=device,
@@ -52,3 +59,32 @@ def load_policy(
         protocol=protocol,
         count_every=count_every,
     )
+
+
+def _policy_class(checkpoint: Checkpoint, policy: str) -> type[OpenVLA] | type[OpenVLAOFT]:
+    """The policy of that name; "auto" looks at the checkpoint's files."""
+    from vlaprune_bench.policies.openvla import OpenVLA
+    from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
+
+    classes: dict[str, type[OpenVLA] | type[OpenVLAOFT]] = {
+        "openvla": OpenVLA,
+        "openvla-oft": OpenVLAOFT,
+    }
+    if policy not in ("auto", *classes):
+        raise UserError(f"--policy is {policy}; it must be auto, {' or '.join(classes)}.")
+    if checkpoint.has_part("noisy_action_projector"):
+        raise UserError(
+            f"checkpoint {checkpoint.source}: it has a noisy_action_projector, so its action head "
+            "is OpenVLA-OFT's diffusion head; supported are the L1 head and discrete tokens."
+        )
+    if policy != "auto":
+        return classes[policy]
+    if checkpoint.has_part("action_head"):
+        return OpenVLAOFT
+    if checkpoint.has_part("proprio_projector"):
+        raise UserError(
+            f"checkpoint {checkpoint.source}: it has a proprio_projector but no "
+            "action_head--*_checkpoint.pt; add that file, or say --policy openvla-oft if its "
+            "actions are discrete tokens."
+        )
+    return OpenVLA

@@ -12,6 +12,8 @@ from vlaprune_bench.types import ActionChunk, Observation, TokenLayout
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vlaprune_bench.policies.prismatic.cache import LayerCache
+
 
 @dataclass(frozen=True)
 class PolicyInfo:
@@ -51,6 +53,8 @@ class Memory:
     """The pruning method's own memory."""
     call: int = 0
     """Calls made so far."""
+    cache: LayerCache | None = None
+    """Keys and values of the previous call's prefill, where the method asks for them."""
 
     def call_seed(self) -> int:
         """Seed of the call about to be made."""

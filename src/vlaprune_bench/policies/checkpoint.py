@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 M = TypeVar("M", bound=nn.Module)
-TINY = "tiny-untrained"
+TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
+EMBEDDED = {"tiny": TINY, "tiny-openvla": TINY_OPENVLA}
+"""Checkpoints that come with the package, by their short names."""
 PATTERNS = (
     "config.json",
     "dataset_statistics.json",
@@ -40,6 +42,7 @@ PATTERNS = (
     "model.safetensors.index.json",
     "action_head--*_checkpoint.pt",
     "proprio_projector--*_checkpoint.pt",
+    "noisy_action_projector--*_checkpoint.pt",  # never loaded: tells the diffusion head
 )
 """The files a checkpoint is made of; anything else beside them is neither fetched nor hashed."""
 HASH_WHOLE = 64 * 2**20
@@ -60,13 +63,14 @@ class Checkpoint:
         """Locate a checkpoint.
 
         Args:
-            source: a folder; a Hugging Face hub id; "tiny" or "tiny-untrained".
+            source: a folder; a Hugging Face hub id; the short or full name of an embedded one.
 
         Raises:
             UserError: there is none, or it cannot be fetched.
         """
-        if source in ("tiny", TINY):
-            return cls(TINY, Path(__file__).parents[1] / "checkpoints" / TINY)
+        embedded = EMBEDDED.get(source, source)
+        if embedded in EMBEDDED.values():
+            return cls(embedded, Path(__file__).parents[1] / "checkpoints" / embedded)
         folder = Path(source).expanduser()
         if not folder.is_dir():
             folder = _fetch(source)
@@ -163,6 +167,10 @@ class Checkpoint:
             if collect:
                 self._compare("model.safetensors", wanted, stored)
         return _ready(module, state, device)
+
+    def has_part(self, stem: str) -> bool:
+        """Whether there is any file `{stem}--*_checkpoint.pt`."""
+        return bool(self._files([f"{stem}--*_checkpoint.pt"]))
 
     def load_part(self, module: M, stem: str, device: torch.device, dtype: torch.dtype) -> M:
         """Fill `module` (on the meta device) from the one file `{stem}--*_checkpoint.pt`.
@@ -271,7 +279,8 @@ def _fetch(source: str) -> Path:
     """Download a checkpoint from the Hugging Face hub, or find it in the hub's cache."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UserError(
-            f"--checkpoint is {source}; it must be a folder, a hub id like owner/name, or tiny."
+            f"--checkpoint is {source}; it must be a folder, a hub id like owner/name, or "
+            f"{' or '.join(EMBEDDED)}."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError

@@ -10,7 +10,7 @@ import numpy as np
 from vlaprune_bench.types import Observation, UserError
 
 EPSILON = 1e-8
-"""Added to a range by OpenVLA-OFT, in both directions."""
+"""Added to a range by OpenVLA-OFT, in both directions (OpenVLA: nothing)."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,13 @@ class Bounds:
     high: np.ndarray
     mask: np.ndarray
     """Dimensions that are normalised; the others pass as they are."""
+    epsilon: float = EPSILON
+    """Added to the range `high` - `low`."""
 
     @classmethod
-    def read(cls, statistics: dict[str, Any], key: str, quantity: str) -> Bounds:
+    def read(
+        cls, statistics: dict[str, Any], key: str, quantity: str, epsilon: float = EPSILON
+    ) -> Bounds:
         """Take q01 and q99 of `quantity` ("action" or "proprio") from a dataset's statistics.
 
         Raises:
@@ -34,19 +38,21 @@ class Bounds:
         if missing:
             raise UserError(
                 f"dataset statistics: {key}.{quantity} has no {' and no '.join(missing)}; "
-                "OpenVLA-OFT normalises with both percentiles."
+                "both percentiles are needed to normalise."
             )
         low, high = (np.asarray(entry[name], dtype=np.float64) for name in ("q01", "q99"))
-        return cls(low, high, np.asarray(entry.get("mask", [True] * len(low)), dtype=bool))
+        mask = np.asarray(entry.get("mask", [True] * len(low)), dtype=bool)
+        return cls(low, high, mask, epsilon)
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
         """Robot units to [-1, 1], clipped."""
-        scaled = 2.0 * (x - self.low) / (self.high - self.low + EPSILON) - 1.0
+        scaled = 2.0 * (x - self.low) / (self.high - self.low + self.epsilon) - 1.0
         return np.clip(np.where(self.mask, scaled, x), -1.0, 1.0)
 
     def unnormalize(self, x: np.ndarray) -> np.ndarray:
-        """[-1, 1] to robot units: 0.5 (x + 1) (q99 - q01 + 1e-8) + q01; not clipped."""
-        return np.where(self.mask, 0.5 * (x + 1.0) * (self.high - self.low + EPSILON) + self.low, x)
+        """[-1, 1] to robot units: 0.5 (x + 1) (q99 - q01 + epsilon) + q01; not clipped."""
+        scaled = 0.5 * (x + 1.0) * (self.high - self.low + self.epsilon) + self.low
+        return np.where(self.mask, scaled, x)
 
 
 def robot_state(observation: Observation) -> np.ndarray:

@@ -9,10 +9,11 @@ import sys
 from difflib import get_close_matches
 from pathlib import Path
 
-from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner, Selection
+from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner, ScoredPruner, Selection
 from vlaprune_bench.types import UserError
 
 __all__ = [
+    "BudgetPruner",
     "PruneContext",
     "Pruner",
     "ScoredPruner",
@@ -30,8 +31,8 @@ def methods() -> dict[str, type[Pruner]]:
     return dict(sorted(Pruner.get_known_choices().items()))
 
 
-def method_class(name: str) -> type[Pruner]:
-    """The class registered as `name`.
+def method_class(name: str, flag: str = "--method") -> type[Pruner]:
+    """The class registered as `name`, which was the value of `flag`.
 
     Raises:
         UserError: there is no such method.
@@ -40,7 +41,7 @@ def method_class(name: str) -> type[Pruner]:
     if name not in known:
         near = get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"--method is {name}; {hint}there are: {', '.join(known)}.")
+        raise UserError(f"{flag} is {name}; {hint}there are: {', '.join(known)}.")
     return known[name]
 
 

@@ -14,7 +14,9 @@ Adding one is adding one file to this folder (or passing `--plugin FILE`):
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import draccus
@@ -116,6 +118,8 @@ class PruneContext:
     causal: bool
     """Whether a token sees only those before it (OpenVLA) or all (OpenVLA-OFT)."""
     decoder: Decoder
+    alive: Tensor | None = None
+    """(k,) int64 ascending indices of the visual tokens still there; None: all."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +152,21 @@ class Pruner(draccus.ChoiceRegistry):
     def check(self, n_layers: int) -> None:
         """Raise UserError where an option does not fit a model of `n_layers` decoder layers."""
 
+    def fit(self, n_layers: int) -> Pruner:
+        """The method as a model of `n_layers` decoder layers runs it: layers left to the method
+        are filled in. A policy checks a method, then runs what this returns."""
+        return self
+
     @property
     def tapped_layers(self) -> tuple[int, ...]:
         """Decoder layers whose attention the method asks for (`Decoder.attention`)."""
         return ()
+
+    @property
+    def keeps_cache(self) -> bool:
+        """Whether the next call of the episode may reuse this one's keys and values
+        (`Selection.reuse`): the policy then keeps those of every layer until it has run."""
+        return False
 
     def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
         """Visual tokens to keep, asked before each of `layers`.
@@ -170,8 +185,8 @@ class Pruner(draccus.ChoiceRegistry):
 
 
 @dataclass(frozen=True)
-class ScoredPruner(Pruner):
-    """A method that scores every visual token and keeps the best of each camera."""
+class BudgetPruner(Pruner):
+    """A method that keeps a share of the visual tokens, split over the cameras."""
 
     keep: float = 0.5
     """Fraction of visual tokens kept, 0 < keep <= 1."""
@@ -195,13 +210,41 @@ class ScoredPruner(Pruner):
         """How many of `n_visual` tokens stay; at least one."""
         return max(1, round(self.keep * n_visual))
 
-    def score(self, context: PruneContext, memory: Any) -> Tensor:
-        """(V,) scores; the larger, the likelier the token stays."""
+    def choose(self, context: PruneContext, memory: Any, quotas: Sequence[int]) -> Tensor:
+        """Ascending indices of the tokens to keep, `quotas[c]` of each camera's."""
         raise NotImplementedError
 
     def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
         layout = context.layout
-        quotas = split_quotas(self.budget(layout.n_visual), layout.visual_counts, self.camera_split)
-        if sum(quotas) == layout.n_visual:
+        left = list(layout.visual_counts)
+        if context.alive is not None:
+            left = layout.per_camera(context.alive.tolist())
+        k = min(self.budget(layout.n_visual), sum(left))
+        quotas = split_quotas(k, left, self.camera_split)
+        if k == sum(left):
             return None
-        return top_k_per_camera(self.score(context, memory), layout.visual_counts, quotas)
+        return self.choose(context, memory, quotas)
+
+
+@dataclass(frozen=True)
+class ScoredPruner(BudgetPruner):
+    """A method that scores every visual token and keeps the best of each camera."""
+
+    def score(self, context: PruneContext, memory: Any) -> Tensor:
+        """(V,) scores; the larger, the likelier the token stays."""
+        raise NotImplementedError
+
+    def at(self, layer: int) -> ScoredPruner:
+        """This method asked before decoder layer `layer`, which methods whose score depends on the
+        layer must say."""
+        return self
+
+    def choose(self, context: PruneContext, memory: Any, quotas: Sequence[int]) -> Tensor:
+        import torch
+
+        scores = self.score(context, memory)
+        if context.alive is not None:
+            alive = context.alive.to(scores.device)
+            gone = scores.new_ones(scores.shape, dtype=torch.bool).index_fill(0, alive, False)
+            scores = scores.float().masked_fill(gone, -inf)
+        return top_k_per_camera(scores, context.layout.visual_counts, quotas)

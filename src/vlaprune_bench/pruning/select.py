@@ -64,3 +64,32 @@ def top_k_per_camera(scores: Tensor, counts: Sequence[int], quotas: Sequence[int
         kept.append(scores[start : start + count].topk(quota).indices + start)
         start += count
     return torch.cat(kept).sort().values
+
+
+def max_min(distances: Tensor, k: int) -> Tensor:
+    """Greedy max-min: `k` points far from each other (DivPrune, arXiv 2503.02175).
+
+    The first is the point farthest from its nearest neighbour; then always the point whose nearest
+    chosen one is farthest. Equal distances: the first point.
+
+    Args:
+        distances: (n, n), symmetric, 0 on the diagonal.
+        k: points to choose, 1 to n.
+
+    Returns:
+        (k,) int64 indices in the order chosen, on the device of `distances`.
+    """
+    import numpy as np
+    import torch
+
+    # k steps of a few microseconds each: not worth a kernel launch apiece
+    d = distances.float().cpu().numpy()
+    # of a point's distances its own, 0, is the smallest; the next is that of its neighbour
+    nearest = np.partition(d, 1, axis=1)[:, 1] if len(d) > 1 else d[:, 0]
+    chosen = [int(nearest.argmax())]
+    to_chosen = d[chosen[0]].copy()
+    for _ in range(k - 1):
+        to_chosen[chosen[-1]] = -np.inf
+        chosen.append(int(to_chosen.argmax()))
+        np.minimum(to_chosen, d[chosen[-1]], out=to_chosen)
+    return torch.tensor(chosen, device=distances.device)

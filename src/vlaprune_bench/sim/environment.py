@@ -1,7 +1,7 @@
 """LIBERO's environment, made and reset as the reference does, with a random generator of its own.
 
-Which scene a reset shows depends on the seed and on how many resets came before it, so this module
-counts them and lets nothing else draw from, or disturb, the random numbers they use.
+Which scene a reset shows depends on the state of the generator and on how many models the
+environment has built, so resets here are given a `scenes.Scene`, or go on where the last one ended.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.package import import_libero, quiet
+from vlaprune_bench.sim.scenes import (
+    MAX_PLACEMENT_TRIES,
+    Scene,
+    draw_reset,
+    global_generator,
+    seeded_state,
+)
 from vlaprune_bench.sim.tasks import TaskInfo
 from vlaprune_bench.types import CAMERAS, Protocol, UserError
-
-MAX_PLACEMENT_TRIES = 20
-"""Placements tried for one reset before giving up (the reference tries for ever)."""
 
 T = TypeVar("T")
 
@@ -34,8 +38,7 @@ class SeededEnvironment:
     """A LIBERO environment, seeded once; making one closes the one this process had before.
 
     Attributes:
-        env: LIBERO's `OffScreenRenderEnv`.
-        resets: Hard resets since it was made.
+        env: LIBERO's `ControlEnv`.
         open: False once closed.
     """
 
@@ -60,12 +63,12 @@ class SeededEnvironment:
         self._assets = assets
         self._protocol = protocol
         self._lazy = lazy
-        self._random: Any = None
         self._looking = False
         self._frames: list[np.ndarray] = []
-        self.resets = 0
+        self._compiled: dict[str, np.ndarray] = {}
+        self._random = seeded_state(protocol.env_seed)
         self._point_at_assets()
-        with self._own_random_state(), quiet():
+        with quiet(), self._watch_compiled():
             try:
                 self.env = self._place(self._make)
             except FileNotFoundError as error:
@@ -73,31 +76,68 @@ class SeededEnvironment:
                     f"The {assets.kind} assets in {str(assets.path)!r} lack {error.filename!r}, "
                     f"which {info.suite} task {info.index} needs: choose other assets."
                 ) from error
-            self.env.seed(protocol.env_seed)
+        self._random = seeded_state(protocol.env_seed)
+        inner = self.env.env
+        self._samplers = list(inner.object_property_initializers)
+        self._site_flags = {
+            name: dict(self._flags(inner, name)) for name in inner.visualization_sites_list
+        }
         self.open = True
         _live = weakref.ref(self)
         _close_at_exit()
 
-    def hard_reset(self, visible: bool = True) -> None:
+    def hard_reset(self, scene: Scene | None = None, visible: bool = True) -> None:
         """Reset as the reference does: build the model anew and place everything at random.
 
         Args:
-            visible: False where only the random numbers matter: no GL context is made then.
+            scene: What to place; by default the environment's generator goes on.
+            visible: False where nobody will look: no GL context is made then, and MuJoCo's warm
+                start differs in its last bits.
 
         Raises:
             RuntimeError: the placement sampler found no scene.
         """
         inner = self.env.env
         self._point_at_assets()
+        if scene is not None:
+            self._random = scene.random_state
+            # the model built now adds its samplers once more
+            inner.object_property_initializers = self._samplers * (scene.loads - 1)
         # robosuite's own camera observables want their context at every reset
         inner.has_offscreen_renderer = visible or not self._lazy
         try:
-            with self._own_random_state(), quiet():
+            with quiet():
                 self._place(inner.reset)
         except BaseException:
             self.close()  # half a scene is no scene
             raise
-        self.resets += 1
+
+    def soft_reset(self, scene: Scene) -> None:
+        """Reset to a scene, keeping the model: all a hard reset does but building it.
+
+        The simulation ends up in the state a hard reset leaves, bit for bit.
+        """
+        inner = self.env.env
+        sim = inner.sim
+        for name, value in self._compiled.items():
+            getattr(sim.model._model, name)[:] = value
+        for name, flags in self._site_flags.items():
+            self._flags(inner, name).update(flags)
+        inner.object_property_initializers = self._samplers * scene.loads
+        inner.has_offscreen_renderer = False
+        sim.reset()
+        sim.forward()  # robosuite does so with a new model,
+        sim.forward()  # and again with a new GL context; each moves the warm start
+        with global_generator(scene.random_state), quiet():
+            inner._reset_internal()
+        sim.forward()
+        inner.visualize(vis_settings=dict.fromkeys(inner._visualizations, False))
+        inner._get_observations(force_update=True)
+
+    def draw(self, loads: int) -> None:
+        """`scenes.draw_reset` for this task, for a `SceneTable`; a reset must follow."""
+        poses = self._compiled["body_pos"], self._compiled["body_quat"]
+        draw_reset(self.env.env, self._samplers, loads, poses)
 
     @contextlib.contextmanager
     def look(self, wanted: bool) -> Iterator[list[np.ndarray]]:
@@ -122,17 +162,37 @@ class SeededEnvironment:
 
     def _make(self) -> Any:
         size = self._protocol.camera_size
-        env = self._envs.OffScreenRenderEnv(
+        env = self._envs.env_wrapper.ControlEnv(
             bddl_file_name=str(self._info.bddl_file),
             camera_heights=size,
             camera_widths=size,
             camera_names=list(CAMERAS),
             use_camera_obs=not self._lazy,
+            has_offscreen_renderer=not self._lazy,
             ignore_done=True,  # the budget is the caller's; robosuite would stop at 1000 steps
         )
         if self._lazy:
             env.env.add_observable(self._camera_observable(env.env))
         return env
+
+    @contextlib.contextmanager
+    def _watch_compiled(self) -> Iterator[None]:
+        """Note what a reset changes in the model, as compiled: LIBERO resets while it is made."""
+        domain = self._envs.bddl_base_domain.BDDLBaseDomain
+        reset_internal = domain._reset_internal
+
+        def watched(inner: Any) -> None:
+            model = inner.sim.model._model
+            self._compiled = {
+                name: getattr(model, name).copy() for name in ("body_pos", "body_quat", "site_rgba")
+            }
+            reset_internal(inner)
+
+        domain._reset_internal = watched
+        try:
+            yield
+        finally:
+            domain._reset_internal = reset_internal
 
     def _camera_observable(self, inner: Any) -> Any:
         """An observable that renders both cameras, only while somebody looks.
@@ -166,29 +226,25 @@ class SeededEnvironment:
         from robosuite.utils.errors import RandomizationError
 
         for _ in range(MAX_PLACEMENT_TRIES):
-            try:
-                return attempt()
-            except RandomizationError:
-                pass  # objects would overlap: draw again
+            with global_generator(self._random) as after:
+                try:
+                    return attempt()
+                except RandomizationError:
+                    pass  # objects would overlap: draw again
+                finally:
+                    self._random = after()
             gc.collect()  # the failed try's GL context must be gone before the next is made
         raise RuntimeError(
             f"{self._info.suite} task {self._info.index}: no placement without overlap in "
-            f"{MAX_PLACEMENT_TRIES} tries (reset {self.resets + 1})."
+            f"{MAX_PLACEMENT_TRIES} tries."
         )
 
-    @contextlib.contextmanager
-    def _own_random_state(self) -> Iterator[None]:
-        """Let LIBERO, which draws from the global numpy generator, draw from one of its own."""
-        outer = np.random.get_state()  # noqa: NPY002
-        if self._random is None:
-            np.random.seed(self._protocol.env_seed)  # noqa: NPY002
-        else:
-            np.random.set_state(self._random)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            self._random = np.random.get_state()  # noqa: NPY002
-            np.random.set_state(outer)  # noqa: NPY002
+    @staticmethod
+    def _flags(inner: Any, name: str) -> dict[str, Any]:
+        """Which sites of an object (a stove's burner) are shown: LIBERO keeps this in Python."""
+        flags = inner.get_object(name).object_properties["vis_site_names"]
+        assert isinstance(flags, dict)
+        return flags
 
     def _point_at_assets(self) -> None:
         import libero.libero

@@ -1,9 +1,13 @@
-"""The small networks around the language model: projectors into it and the L1 action head."""
+"""What stands around the language model: projectors into it, and the two kinds of action head."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from vlaprune_bench.measure.flops import mlp_macs
@@ -85,6 +89,40 @@ class L1Head(nn.Module):
 
     def macs(self, chunk: int) -> int:
         return mlp_macs(chunk, *self.model.widths)
+
+
+@dataclass(frozen=True)
+class ActionTokens:
+    """Actions as tokens: the last ids of the vocabulary stand for bins of [-1, 1]."""
+
+    vocabulary: int
+    """Ids of the tokeniser; the embedding has more rows, padded to a round number."""
+    bins: int
+
+    @classmethod
+    def read(cls, config: dict[str, Any]) -> ActionTokens:
+        """The action tokens of a checkpoint; absent keys of config.json are those of OpenVLA 7B."""
+        rows = config.get("text_config", {}).get("vocab_size", 32064)
+        return cls(rows - config.get("pad_to_multiple_of", 64), config.get("n_action_bins", 256))
+
+    def actions(self, tokens_A: Tensor, logits_A: Tensor) -> np.ndarray:
+        """Normalised actions of predicted tokens.
+
+        Token `vocabulary` - 1 - i is bin i. There are `bins` edges from -1 to 1, hence one bin
+        centre fewer, and ids beyond either end count as the last bin there (arXiv 2406.09246).
+
+        Args:
+            tokens_A: predicted ids.
+            logits_A: their logits.
+
+        Returns:
+            (A,) float64 bin centres; NaN where the logit is not finite.
+        """
+        edges = np.linspace(-1.0, 1.0, self.bins)
+        centers = (edges[:-1] + edges[1:]) / 2.0
+        index_A = self.vocabulary - 1 - tokens_A.cpu().numpy()
+        actions_A = centers[np.clip(index_A, 0, len(centers) - 1)]
+        return np.where(torch.isfinite(logits_A).cpu().numpy(), actions_A, np.nan)
 
 
 def _linears(*widths: int) -> list[nn.Linear]:

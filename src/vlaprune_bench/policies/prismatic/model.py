@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlaprune_bench.policies.prismatic.decoder import LanguageModel
 from vlaprune_bench.policies.prismatic.heads import Projector
+from vlaprune_bench.policies.prismatic.llama import LanguageModel
 from vlaprune_bench.policies.prismatic.vision import VisionBackbone, tower_configs
 from vlaprune_bench.types import UserError
 
@@ -16,7 +16,21 @@ from vlaprune_bench.types import UserError
 class Prismatic(nn.Module):
     """Vision towers, projector and language model, under their published parameter names."""
 
-    def __init__(self, config: dict[str, Any], attention: str) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        attention: str,
+        *,
+        causal: bool = False,
+        logits: bool = False,
+    ) -> None:
+        """
+        Args:
+            config: config.json.
+            attention: "sdpa" or "eager".
+            causal: whether a token of the language model sees only those before it, or all.
+            logits: whether the language model predicts tokens.
+        """
         super().__init__()
         if not config.get("use_fused_vision_backbone", True):
             raise UserError(
@@ -24,7 +38,9 @@ class Prismatic(nn.Module):
                 "DINOv2 + SigLIP backbone of OpenVLA."
             )
         self.vision_backbone = VisionBackbone(config, attention)
-        self.language_model = LanguageModel(config.get("text_config", {}), attention)
+        self.language_model = LanguageModel(
+            config.get("text_config", {}), attention, causal=causal, logits=logits
+        )
         self.projector = Projector(self.vision_backbone.width, self.language_model.width)
 
     def patches(self, pixels_BCHW: Tensor) -> Tensor:
@@ -37,16 +53,16 @@ class Prismatic(nn.Module):
         return self.vision_backbone.macs(cameras) + self.projector.macs(cameras * rows * columns)
 
 
-def unused_tensors(config: dict[str, Any]) -> re.Pattern[str]:
+def unused_tensors(config: dict[str, Any], logits: bool = False) -> re.Pattern[str]:
     """Names a checkpoint may hold that no computation here reads.
 
-    Patch features leave before the last block and the final norm; SigLIP's pooling head and the
-    token logits serve other uses of the model.
+    Patch features leave before the last block and the final norm; SigLIP's pooling head and,
+    unless `logits`, the token logits serve other uses of the model.
     """
     dino, siglip = (c.depth - 1 for c in tower_configs(config))
     return re.compile(
         r"vision_backbone\.(?:"
         rf"(?:fused_)?featurizer\.(?:norm|attn_pool)\.|"
         rf"featurizer\.blocks\.{dino}\.|fused_featurizer\.blocks\.{siglip}\.)"
-        r"|language_model\.lm_head\."
+        + ("" if logits else r"|language_model\.lm_head\.")
     )

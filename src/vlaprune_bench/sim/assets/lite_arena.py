@@ -106,6 +106,13 @@ def _floor(parent: ET.Element) -> None:
     ET.SubElement(parent, "geom", {**floor, "material": "floorplane"})
 
 
+def floor_arena(path: Path) -> None:
+    """A bare floor, as a body: LIBERO adds its target zones to it."""
+    root, _, world = _room()
+    _floor(ET.SubElement(world, "body", name="floor"))
+    save_xml(root, path)
+
+
 def table_arena(path: Path) -> None:
     """A table in the room; LIBERO sets its size, height, friction and legs."""
     root, asset, world = _room()
@@ -125,7 +132,10 @@ def table_arena(path: Path) -> None:
     save_xml(root, path)
 
 
-ARENAS = {"libero_tabletop_base_style": table_arena}
+ARENAS = {
+    "libero_floor_base_style": floor_arena,
+    "libero_tabletop_base_style": table_arena,
+}
 
 
 def write_arenas(root: Path) -> list[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+
+from vlaprune_bench.sim.assets.lite_mesh import Mesh
 
 Vec3 = tuple[float, float, float]
 Quat = tuple[float, float, float, float]
@@ -31,12 +33,26 @@ _CONTACT = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A box (`size`: half extents) or a cylinder (`size`: radius and half height)."""
+    """A box (`size`: half extents), a cylinder (`size`: radius and half height) or a mesh."""
 
     kind: str
     size: tuple[float, ...]
     pos: Vec3 = (0.0, 0.0, 0.0)
     quat: Quat = UPRIGHT
+    mesh: str | None = None
+    """Name of the mesh asset, if it is one; such a shape can be seen but not touched."""
+
+    def moved(self, by: Vec3) -> Shape:
+        """The same shape elsewhere."""
+        x, y, z = (a + b for a, b in zip(self.pos, by, strict=True))
+        return replace(self, pos=(x, y, z))
+
+    def y_up(self) -> Shape:
+        """The same shape in a frame whose y axis points where its own z axis did."""
+        (x, y, z), (a, b, c, d) = self.pos, self.quat
+        h = math.sqrt(0.5)
+        quat = (h * (a + b), h * (b - a), h * (c + d), h * (d - c))
+        return replace(self, pos=(x, z, -y), quat=quat)
 
     @property
     def volume(self) -> float:
@@ -131,7 +147,10 @@ class Model:
         bottom: float = -0.06,
         top: float = 0.04,
         radius: Vec3 = (0.025, 0.025, 0.0),
+        y_up: bool = False,
     ) -> None:
+        self.y_up = y_up
+        """Whether shapes, given with z up, are to stand along the object's y axis."""
         self.root = ET.Element("mujoco", model=name)
         self.asset = ET.SubElement(self.root, "asset")
         outer = ET.SubElement(ET.SubElement(self.root, "worldbody"), "body")
@@ -173,6 +192,14 @@ class Model:
             material["texture"] = f"tex-{name}"
         ET.SubElement(self.asset, "material", material)
         return name
+
+    def mesh(self, name: str, mesh: Mesh, folder: Path) -> Shape:
+        """Write `<name>.obj` beside the object's file; returns its shape, to be looked at."""
+        mesh.write(folder / f"{name}.obj")
+        # A shell's inertia is always well defined, and what is only seen weighs nothing anyway.
+        attributes = {"name": f"mesh-{name}", "file": f"{name}.obj", "inertia": "shell"}
+        ET.SubElement(self.asset, "mesh", attributes)
+        return Shape("mesh", (), mesh=f"mesh-{name}")
 
     def body(
         self, parent: ET.Element, name: str, pos: Vec3 = (0.0, 0.0, 0.0), quat: Quat = UPRIGHT
@@ -241,10 +268,11 @@ class Model:
         """Write the file, making its folder."""
         save_xml(self.root, path)
 
-    @staticmethod
-    def _geom(body: ET.Element, shape: Shape, group: str, name: str | None) -> ET.Element:
+    def _geom(self, body: ET.Element, shape: Shape, group: str, name: str | None) -> ET.Element:
+        shape = shape.y_up() if self.y_up else shape
         attributes = {"name": name} if name else {}
-        attributes |= {"type": shape.kind, "group": group, "size": numbers(shape.size)}
+        attributes |= {"type": shape.kind, "group": group}
+        attributes |= {"mesh": shape.mesh} if shape.mesh else {"size": numbers(shape.size)}
         attributes |= {"pos": numbers(shape.pos), "quat": numbers(shape.quat)}
         return ET.SubElement(body, "geom", attributes)
 

@@ -1,7 +1,7 @@
-"""Things on the table, as a table of entries: name -> how to make it.
+"""Things that are moved about, as a table of entries: name -> how to make it.
 
 Dimensions, masses and placement heights follow LIBERO's objects (its packaged init states and
-predicates rely on them); the shapes are ours.
+predicates rely on them); the shapes and the prints are ours.
 """
 
 from __future__ import annotations
@@ -9,113 +9,91 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlaprune_bench.sim.assets import lite_textures
-from vlaprune_bench.sim.assets.lite_mjcf import Model, Rgb, box, cylinder, ring, vessel
+from vlaprune_bench.sim.assets.lite_labels import Label
+from vlaprune_bench.sim.assets.lite_mjcf import Model, Vec3, box, slab
+from vlaprune_bench.sim.assets.lite_textures import Colour, weave
+from vlaprune_bench.sim.assets.lite_things import (
+    Bowl,
+    Carton,
+    GableCarton,
+    Joinery,
+    Piece,
+    Plate,
+    Thing,
+    Turned,
+)
 
 SCANNED = "stable_scanned_objects"
 HOPE = "stable_hope_objects"
-
-FACETS = 24
-"""Boxes round a vessel's look; fewer would show at 256 pixels, more would cost rendering time."""
-
-
-@dataclass(frozen=True)
-class Bowl:
-    """A round hollow vessel; `profile` is the middle of its wall as (radius, z), bottom first."""
-
-    profile: tuple[tuple[float, float], ...]
-    thickness: float
-    base: tuple[float, float]
-    """(lowest z, floor's upper side)."""
-    mass: float
-    rgb: Rgb
-    rim: Rgb | None = None
-    """Colour of a band round the upper edge, if it has one of its own."""
-    shine: float = 0.5
-
-    def make(self, model: Model, folder: Path) -> None:
-        """Collision: one square floor and a ring of boxes a profile segment; the look is finer."""
-        low, high = self.base
-        side = 0.8 * self.profile[0][0]
-        floor = box((side, side, (high - low) / 2), (0, 0, (low + high) / 2))
-        walls = vessel(16, self.profile, self.thickness)
-        model.solid(model.object, [floor, *walls], self.mass)
-
-        colour = model.material("body", self.rgb, shine=self.shine)
-        disc = cylinder(self.profile[0][0], (high - low) / 2, (0, 0, (low + high) / 2))
-        model.look(model.object, [disc, *vessel(FACETS, self.profile, self.thickness)], colour)
-        if self.rim is not None:
-            r, z = self.profile[-1]
-            band = ring(FACETS, (r, z - 0.003), (r, z + 0.0004), 1.25 * self.thickness)
-            model.look(model.object, band, model.material("rim", self.rim, shine=self.shine))
-
-
-@dataclass(frozen=True)
-class Plate:
-    """A flat disc with a sloping rim."""
-
-    floor_radius: float
-    rim: tuple[tuple[float, float], tuple[float, float]]
-    """Where it can be touched: some packaged init states hold a bowl so close that a full rim would
-    fling it away. The look goes on to `edge`."""
-    edge: tuple[float, float]
-    thickness: float
-    base: tuple[float, float]
-    mass: float
-    rgb: Rgb
-    accent: lite_textures.Colour
-
-    def make(self, model: Model, folder: Path) -> None:
-        """Collision: a square floor and twelve slabs of rim."""
-        low, high = self.base
-        half, mid = (high - low) / 2, (low + high) / 2
-        side = self.floor_radius / 2**0.5
-        floor = box((side, side, half), (0, 0, mid))
-        rim = ring(12, *self.rim, self.thickness)
-        model.solid(model.object, [floor, *rim], self.mass)
-
-        shade = tuple(int(255 * c) for c in self.rgb)
-        picture = lite_textures.rings((shade[0], shade[1], shade[2]), self.accent, (0.8,))
-        picture.save(folder / "floor.png")
-        white = model.material("white", self.rgb, shine=0.4)
-        printed = model.material("printed", texture="floor.png", kind="2d", shine=0.4)
-        model.look(model.object, [cylinder(self.floor_radius, half, (0, 0, mid))], printed)
-        inner, (radius, height) = self.rim[0], self.edge
-        model.look(model.object, ring(FACETS, inner, self.edge, self.thickness), white)
-        lip = ring(FACETS, self.edge, (radius + 0.0025, height + 0.0009), 0.9 * self.thickness)
-        red, green, blue = (c / 255 for c in self.accent)
-        model.look(model.object, lip, model.material("lip", (red, green, blue), shine=0.4))
-
-
-@dataclass(frozen=True)
-class Carton:
-    """A printed cardboard box lying flat: `half` extents, the thinnest along z."""
-
-    half: tuple[float, float, float]
-    mass: float
-    title: str
-    colour: lite_textures.Colour
-    accent: lite_textures.Colour
-    spots: lite_textures.Colour
-
-    def make(self, model: Model, folder: Path) -> None:
-        """One box, with a picture for each face."""
-        lite_textures.carton(self.colour, self.accent, self.title, self.spots).save(
-            folder / "faces.png"
-        )
-        printed = model.material("printed", texture="faces.png", faces=True)
-        model.solid(model.object, [box(self.half)], self.mass)
-        model.look(model.object, [box(self.half)], printed)
+TURBOSQUID = "turbosquid_objects"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where LIBERO looks for an object, what it is, and its placement sites' heights."""
+    """Where LIBERO looks for an object, what it is, and its placement sites."""
 
     folder: str
-    thing: Bowl | Plate | Carton
+    thing: Thing
     bottom: float = -0.06
     top: float = 0.04
+    radius: float = 0.025
+    y_up: bool = False
+    """Whether it stands along its y axis, though its dimensions are given with z up."""
+
+
+_STEEL: Colour = (176, 178, 182)
+
+
+def _can(label: Label, mass: float, bottom: float = -0.06) -> Entry:
+    """A tin with a label round it, standing along y."""
+    profile = ((0.0318, -0.0386), (0.0328, -0.0372), (0.0316, -0.0355), (0.0316, 0.0345))
+    profile += ((0.0328, 0.0362), (0.0328, 0.0388), (0.0300, 0.0388), (0.0296, 0.0370))
+    stops = ((0.05, _STEEL), (0.94, label.ground), (1.0, _STEEL))
+    blocks = ((-0.0386, 0.0380, 0.0316),)
+    tin = Turned(profile, blocks, mass, stops, label, span=(0.05, 0.93), shine=0.6)
+    return Entry(HOPE, tin, bottom=bottom, y_up=True)
+
+
+def _squeeze_bottle(label: Label, body: Colour, cap: Colour, mass: float) -> Entry:
+    """A flat bottle with a wide cap, standing along y."""
+    profile = ((0.0240, -0.0725), (0.0285, -0.0690), (0.0305, -0.0520), (0.0290, -0.0200))
+    profile += ((0.0225, 0.0080), (0.0180, 0.0300), (0.0170, 0.0365), (0.0190, 0.0370))
+    profile += ((0.0180, 0.0710), (0.0160, 0.0732))
+    blocks = ((-0.0725, -0.0080, 0.0280), (-0.0080, 0.0360, 0.0190), (0.0360, 0.0730, 0.0180))
+    stops = ((0.752, body), (1.0, cap))
+    bottle = Turned(profile, blocks, mass, stops, label, span=(0.08, 0.55), squash=0.70)
+    return Entry(HOPE, bottle, y_up=True)
+
+
+def _drink(label: Label, radius: float = 0.025) -> Entry:
+    return Entry(HOPE, GableCarton(0.0264, -0.0698, 0.0385, 0.0690, 0.0317, label), radius=radius)
+
+
+def _basket() -> Joinery:
+    """An open box of wicker."""
+    outer, wall, floor, top = 0.0755, 0.0125, 0.0219, 0.1400
+    inner = outer - wall
+    base = slab((-outer, -outer, 0.0046), (outer, outer, floor))
+    sides = (
+        slab((-outer, -outer, floor), (-inner, outer, top)),
+        slab((inner, -outer, floor), (outer, outer, top)),
+        slab((-inner, -outer, floor), (inner, -inner, top)),
+        slab((-inner, inner, floor), (inner, outer, top)),
+    )
+    edge = 0.0022
+    brim = (
+        slab((-outer - edge, -outer - edge, top - 0.012), (-inner, outer + edge, top + 0.0004)),
+        slab((inner, -outer - edge, top - 0.012), (outer + edge, outer + edge, top + 0.0004)),
+        slab((-inner, -outer - edge, top - 0.012), (inner, -inner, top + 0.0004)),
+        slab((-inner, inner, top - 0.012), (inner, outer + edge, top + 0.0004)),
+    )
+    region = box((0.06108, 0.06108, 0.06949), (0, 0, 0.07185), (0, 0, 0, 1))
+    wicker = (0.55, 0.40, 0.24)
+    pieces = (
+        Piece((base, *sides), wicker, weave),
+        Piece(brim, (0.42, 0.29, 0.16), solid=False),
+    )
+    return Joinery(pieces, 0.136, (("contain_region", region),))
 
 
 OBJECTS: dict[str, Entry] = {
@@ -158,12 +136,84 @@ OBJECTS: dict[str, Entry] = {
         Carton(
             half=(0.03104, 0.04131, 0.0094),
             mass=0.0096,
-            title="COOKIES",
-            colour=(176, 32, 36),
-            accent=(238, 222, 190),
-            spots=(176, 118, 62),
+            label=Label("COOKIES", (176, 32, 36), (238, 222, 190), (176, 32, 36), "biscuits"),
         ),
     ),
+    "butter": Entry(
+        HOPE,
+        Carton(
+            half=(0.0381, 0.0198, 0.0087),
+            mass=0.0052,
+            label=Label("BUTTER", (232, 92, 30), (250, 214, 70), (190, 30, 30), "cow"),
+        ),
+        bottom=-0.02,
+        top=0.02,
+        radius=0.02,
+    ),
+    "cream_cheese": Entry(
+        HOPE,
+        Carton(
+            half=(0.0406, 0.0213, 0.0089),
+            mass=0.0062,
+            label=Label("CREAM", (178, 196, 226), (238, 242, 248), (44, 70, 150), "oval"),
+        ),
+        bottom=-0.025,
+        top=0.025,
+        radius=0.03,
+    ),
+    "chocolate_pudding": Entry(
+        HOPE,
+        Carton(
+            half=(0.0401, 0.0232, 0.0134),
+            mass=0.0102,
+            label=Label("PUDDING", (104, 44, 34), (66, 112, 160), (240, 232, 220), "swirl"),
+        ),
+    ),
+    "alphabet_soup": _can(
+        Label("SOUP", (40, 78, 160), (236, 186, 50), (40, 60, 130), "letters"), 0.0259, -0.04
+    ),
+    "tomato_sauce": _can(
+        Label("TOMATO", (196, 60, 40), (40, 110, 60), (245, 240, 225), "tomato"), 0.0266
+    ),
+    "salad_dressing": _squeeze_bottle(
+        Label("RANCH", (206, 212, 196), (60, 128, 70), (245, 245, 235), "leaf"),
+        (206, 212, 196),
+        (20, 110, 60),
+        0.0218,
+    ),
+    "ketchup": _squeeze_bottle(
+        Label("KETCHUP", (214, 70, 22), (240, 222, 190), (180, 40, 20), "tomato"),
+        (206, 62, 20),
+        (222, 222, 222),
+        0.0232,
+    ),
+    "bbq_sauce": Entry(
+        HOPE,
+        Turned(
+            profile=(
+                (0.0215, -0.0546),
+                (0.0240, -0.0520),
+                (0.0246, -0.0300),
+                (0.0225, -0.0060),
+                (0.0160, 0.0120),
+                (0.0128, 0.0255),
+                (0.0145, 0.0260),
+                (0.0140, 0.0520),
+                (0.0120, 0.0540),
+            ),
+            blocks=((-0.0546, -0.0010, 0.0240), (-0.0010, 0.0260, 0.0165), (0.0260, 0.0530, 0.014)),
+            mass=0.0122,
+            stops=((0.745, (92, 34, 18)), (1.0, (196, 62, 30))),
+            label=Label("BBQ", (70, 26, 16), (222, 150, 50), (80, 24, 12), "flame"),
+            span=(0.06, 0.52),
+            squash=0.66,
+        ),
+        top=0.06,
+        radius=0.015,
+    ),
+    "milk": _drink(Label("MILK", (236, 236, 232), (206, 44, 34), (250, 250, 250), "cow"), 0.03),
+    "orange_juice": _drink(Label("JUICE", (246, 204, 70), (228, 120, 20), (255, 250, 230), "orange")),
+    "basket": Entry(SCANNED, _basket()),
 }
 
 
@@ -172,7 +222,8 @@ def write_objects(root: Path) -> list[str]:
     for name, entry in OBJECTS.items():
         folder = root / entry.folder / name
         folder.mkdir(parents=True, exist_ok=True)
-        model = Model(name, entry.bottom, entry.top)
+        radius: Vec3 = (entry.radius, entry.radius, 0.0)
+        model = Model(name, entry.bottom, entry.top, radius, entry.y_up)
         entry.thing.make(model, folder)
         model.save(folder / f"{name}.xml")
     return list(OBJECTS)

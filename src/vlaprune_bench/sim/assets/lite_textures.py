@@ -1,4 +1,4 @@
-"""Textures drawn by numpy and PIL: floors, walls, tables, wood, metal, and printed boxes.
+"""Textures drawn by numpy and PIL: floors, walls, tables, wood, metal.
 
 Every picture is a pure function of its file name, so two builds agree byte for byte. The surfaces
 tile: their noise is filtered with periodic boundaries.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 Colour = tuple[int, int, int]
 
@@ -100,6 +100,17 @@ def brushed(name: str, colour: Colour) -> Image.Image:
     return tinted(colour, 0.05 * noise(rng, 40, 0.7) + 0.04 * noise(rng, 90, 30))
 
 
+def weave(name: str, colour: Colour, across: int = 16) -> Image.Image:
+    """Basketwork: straws that pass over and under each other."""
+    step = SIDE // across
+    y, x = np.indices((SIDE, SIDE))
+    over = (x // step + y // step) % 2 == 0
+    bulge = np.where(over, np.sin(np.pi * (x % step) / step), np.sin(np.pi * (y % step) / step))
+    ends = np.where(over, y % step, x % step)
+    gaps = np.where((ends < 2) | (ends > step - 3), -0.35, 0.0)
+    return tinted(colour, 0.3 * bulge - 0.15 + gaps + 0.05 * noise(random_source(name), 3, 3))
+
+
 Surface = tuple[Callable[[str, Colour], Image.Image], Colour]
 
 # Every surface LIBERO's arenas (and its texture list for visual perturbations) name.
@@ -157,41 +168,3 @@ def rings(colour: Colour, groove: Colour, radii: tuple[float, ...]) -> Image.Ima
     for radius in radii:
         pixels[np.abs(distance - radius) < 0.025] = groove
     return Image.fromarray(pixels)
-
-
-def carton(colour: Colour, accent: Colour, title: str, spots: Colour) -> Image.Image:
-    """A printed box as a 3x4 grid of faces: `title` on front and back, the rest plain.
-
-    Returns:
-        512 x 384 pixels in the layout `.U..LFRB.D..`.
-    """
-    face = 128
-    grid = Image.new("RGB", (4 * face, 3 * face), colour)
-    front = _label(face, colour, accent, title, spots)
-    grid.paste(front, (face, face))
-    return grid
-
-
-def _label(side: int, colour: Colour, accent: Colour, title: str, spots: Colour) -> Image.Image:
-    """One face: a band with the title over a round picture of the contents."""
-    big = Image.new("RGB", (4 * side, 4 * side), colour)
-    draw = ImageDraw.Draw(big)
-    edge = 4 * side
-    draw.rectangle((0, int(0.08 * edge), edge, int(0.36 * edge)), fill=accent)
-    draw.text(
-        (edge / 2, 0.22 * edge),
-        title,
-        fill=colour,
-        font=ImageFont.load_default(size=0.2 * edge),
-        anchor="mm",
-        stroke_width=6,
-        stroke_fill=colour,
-    )
-    draw.ellipse((0.14 * edge, 0.42 * edge, 0.86 * edge, 0.95 * edge), fill=accent)
-    for x, y in ((0.36, 0.66), (0.62, 0.62), (0.5, 0.8)):
-        r = 0.12 * edge
-        draw.ellipse((x * edge - r, y * edge - r, x * edge + r, y * edge + r), fill=spots)
-        for dx, dy in ((-0.4, -0.3), (0.3, -0.4), (0.0, 0.15), (0.45, 0.3), (-0.4, 0.4)):
-            cx, cy, c = x * edge + dx * r, y * edge + dy * r, 0.14 * r
-            draw.ellipse((cx - c, cy - c, cx + c, cy + c), fill=(70, 40, 25))
-    return big.resize((side, side), Image.Resampling.BOX)

@@ -1,0 +1,48 @@
+"""What a policy call did and cost, in the columns that are written."""
+
+from __future__ import annotations
+
+from vlaprune_bench.measure.latency import StageTimer
+from vlaprune_bench.policies.prismatic.decoder import CallDecoder
+from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.types import CallMeasures, TokenLayout
+
+
+def call_measures(
+    layout: TokenLayout,
+    decoder: CallDecoder,
+    prefill: Prefill,
+    around_macs: int,
+    timer: StageTimer,
+    counted_flops: int | None,
+) -> CallMeasures:
+    """The measures of one call.
+
+    Args:
+        layout: of the full sequence.
+        decoder: after the call.
+        prefill: what it gave.
+        around_macs: MAC of everything but the decoder layers and the method: vision towers,
+            projectors, action head or token logits.
+        timer: stopped.
+        counted_flops: reading of torch's counter, where this call was sampled.
+    """
+    kept = list(range(layout.n_visual))
+    if decoder.kept_V is not None:
+        kept = decoder.kept_V.tolist()
+    pruned = len(kept) < layout.n_visual
+    macs = around_macs + decoder.prefill_macs + decoder.decode_macs + decoder.scoring_macs
+    return CallMeasures(
+        pruned=pruned,
+        visual_tokens=layout.n_visual,
+        visual_tokens_kept=len(kept),
+        kept_per_camera=layout.per_camera(kept),
+        tokens_per_layer=prefill.tokens_per_layer,
+        kept_visual=kept if pruned else None,
+        llm_prefill_macs=decoder.prefill_macs,
+        total_flops=2 * macs,
+        scoring_flops=2 * decoder.scoring_macs,
+        counted_flops=counted_flops,
+        latency_total_ms=timer.total_ms,
+        **{f"latency_{stage}_ms": ms for stage, ms in timer.ms.items()},
+    )

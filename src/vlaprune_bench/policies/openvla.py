@@ -1,0 +1,67 @@
+"""OpenVLA: one camera in, one action out, its 7 dimensions decoded one token after the other.
+
+The sequence is BOS, the patches, the rest of the prompt; a token sees those before it. Greedy
+decoding (arXiv 2406.09246) runs on the keys and values of the prefill: each layer's are those of
+the tokens that layer saw, so tokens that left do not come back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlaprune_bench.measure.latency import StageTimer
+from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.prismatic.decoder import CallDecoder
+from vlaprune_bench.policies.prismatic.heads import ActionTokens
+from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.policies.vla import Prediction, PrismaticVLA
+from vlaprune_bench.pruning.base import Pruner
+from vlaprune_bench.types import TokenLayout
+
+
+class OpenVLA(PrismaticVLA):
+    """OpenVLA with its discrete action tokens."""
+
+    cameras = 1
+    chunk = 1
+    causal = True
+    epsilon = 0.0
+
+    def __init__(self, checkpoint: Checkpoint, pruner: Pruner, **options: Any) -> None:
+        """Load the networks onto the device. Arguments and errors: see `load_policy`."""
+        super().__init__(checkpoint, pruner, **options, logits=True)
+        self.head = ActionTokens.read(checkpoint.config)
+
+    def _layout(self, n_prompt: int) -> TokenLayout:
+        return TokenLayout(
+            grids=self.info.grids, n_prompt=n_prompt, n_generated=self.chunk * self.action_dim
+        )
+
+    def _sequence(
+        self, prompt_TD: Tensor, patches_VD: Tensor, proprio: np.ndarray | None
+    ) -> Tensor:
+        return torch.cat([prompt_TD[:1], patches_VD, prompt_TD[1:]])[None]
+
+    def _predict(
+        self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
+    ) -> Prediction:
+        timer.enter("decode")
+        language_model = self.prismatic.language_model
+        states = [prefill.hidden_BND[:, -1]]
+        tokens: list[Tensor] = []
+        logits: list[Tensor] = []
+        for index in range(layout.n_generated):
+            if index:
+                states.append(decoder.step(language_model.embed(tokens[-1])))
+            best_1, token_1 = language_model.lm_head(states[-1]).max(-1)
+            tokens.append(token_1)
+            logits.append(best_1)
+        timer.enter("head")
+        tokens_A = torch.cat(tokens)
+        actions = self.head.actions(tokens_A, torch.cat(logits)).reshape(self.chunk, -1)
+        macs = layout.n_generated * language_model.logit_macs
+        return Prediction(actions, torch.stack(states, dim=1), macs, tokens_A)

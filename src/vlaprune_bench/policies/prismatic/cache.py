@@ -1,0 +1,53 @@
+"""Keys and values of one policy call: for decode steps, for attention maps, for the next call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LayerCache:
+    """Rotated keys and values of each decoder layer, as transformers' layers hand them over.
+
+    The prefill runs each layer once; a layer that comes again is a decode step and is appended to.
+    Each layer holds what that layer saw: fewer tokens after those where tokens left.
+    """
+
+    def __init__(self) -> None:
+        self.keys: dict[int, Tensor] = {}
+        """(1, kv heads, tokens, head_dim) by layer."""
+        self.values: dict[int, Tensor] = {}
+        self._previous: LayerCache | None = None
+        self._fresh_N: Tensor | None = None
+
+    def reuse(self, previous: LayerCache, fresh_N: Tensor) -> None:
+        """From the next layer on, take the tokens that are not computed from the previous call.
+
+        Args:
+            previous: of the previous call, cut to its prefill.
+            fresh_N: rows, ascending, of the tokens that are still computed.
+        """
+        self._previous, self._fresh_N = previous, fresh_N
+
+    def update(
+        self, keys_BHNd: Tensor, values_BHNd: Tensor, layer: int, *_: Any
+    ) -> tuple[Tensor, Tensor]:
+        """What transformers' attention calls: store new ones, return all of the layer."""
+        if layer in self.keys:
+            keys_BHNd = torch.cat([self.keys[layer], keys_BHNd], dim=2)
+            values_BHNd = torch.cat([self.values[layer], values_BHNd], dim=2)
+        elif self._previous is not None and self._fresh_N is not None:
+            # a copy: the previous call's stay as they were
+            keys_BHNd = self._previous.keys[layer].index_copy(2, self._fresh_N, keys_BHNd)
+            values_BHNd = self._previous.values[layer].index_copy(2, self._fresh_N, values_BHNd)
+        self.keys[layer], self.values[layer] = keys_BHNd, values_BHNd
+        return keys_BHNd, values_BHNd
+
+    def cut(self, tokens: int) -> LayerCache:
+        """The first `tokens` of each layer, without what this one itself reused."""
+        first = LayerCache()
+        first.keys = {layer: keys[:, :, :tokens] for layer, keys in self.keys.items()}
+        first.values = {layer: values[:, :, :tokens] for layer, values in self.values.items()}
+        return first

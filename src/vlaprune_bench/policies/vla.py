@@ -1,0 +1,292 @@
+"""What OpenVLA and OpenVLA-OFT share: loading, one call through the networks, its measures."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlaprune_bench.measure.flops import count_flops
+from vlaprune_bench.measure.latency import StageTimer
+from vlaprune_bench.policies.base import Memory, PolicyInfo
+from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
+from vlaprune_bench.policies.device import (
+    check_attention,
+    choose_device,
+    choose_dtype,
+    describe,
+)
+from vlaprune_bench.policies.measures import call_measures
+from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
+from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
+from vlaprune_bench.policies.prismatic.decoder import CallDecoder
+from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
+from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
+from vlaprune_bench.types import ActionChunk, Observation, Protocol, TokenLayout
+
+PROMPT = "In: What action should the robot take to {}?\nOut:"
+SUFFIX_TOKEN = 29871
+"""Llama 2's token of a lone space, which prompts end with in training."""
+
+
+@dataclass
+class Inputs:
+    """What a call feeds to the networks, beside the prompt."""
+
+    frames_NCHW: Tensor
+    """(cameras, 3, size, size) float32, 0 to 255."""
+    pixels_1CHW: Tensor
+    """The frames as `pixel_values` gives them."""
+    proprio: np.ndarray | None = None
+    """(8,) normalised robot state, where the policy takes one."""
+
+
+@dataclass
+class Prediction:
+    """What came after the prefill."""
+
+    actions: np.ndarray
+    """(chunk, action_dim) float64, normalised; NaN where the network gave no finite number."""
+    hidden_BAD: Tensor
+    """(1, action tokens, width): the states that predict the actions."""
+    head_macs: int
+    """Of the action head or the token logits."""
+    tokens_A: Tensor | None = None
+    """(action tokens,) int64 predicted ids, where actions are tokens."""
+
+
+@dataclass
+class Forward:
+    """What one pass through the networks gave."""
+
+    patches_BVD: Tensor
+    prefill: Prefill
+    prediction: Prediction
+    decoder: CallDecoder
+
+
+class PrismaticVLA(ABC):
+    """A `Policy` (see policies.base) on a Prismatic model; `load_policy` makes one."""
+
+    cameras: ClassVar[int]
+    chunk: ClassVar[int]
+    """Actions per call."""
+    causal: ClassVar[bool]
+    """Whether a token sees only those before it, or all."""
+    epsilon: ClassVar[float]
+    """Added to the range of actions and proprio when scaling."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        pruner: Pruner,
+        *,
+        suite: str,
+        device: str,
+        dtype: str,
+        attention: str,
+        protocol: Protocol,
+        count_every: int,
+        logits: bool,
+    ) -> None:
+        """Load the networks onto the device. Arguments and errors: see `load_policy`.
+
+        `logits` says whether the language model's token logits are needed.
+        """
+        self.checkpoint = checkpoint
+        self.protocol = protocol
+        self.count_every = count_every
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        config = checkpoint.config
+        unnorm_key, self.statistics = checkpoint.suite_statistics(suite)
+        self.action_bounds = Bounds.read(self.statistics, unnorm_key, "action", self.epsilon)
+
+        with on_meta():
+            self.prismatic = Prismatic(
+                config, check_attention(attention), causal=self.causal, logits=logits
+            )
+        self.pruner = pruner  # refused before anything is read
+        checkpoint.load_model(
+            self.prismatic, unused_tensors(config, logits), self.device, self.dtype
+        )
+        own = config.get("vlaprune", {})
+        self.info = PolicyInfo(
+            name=own.get("name", checkpoint.source),
+            checkpoint_hash=checkpoint.hash,
+            trained=own.get("trained", True),
+            assets=own.get("assets", "real"),
+            device=describe(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            attention=attention,
+            n_layers=self.prismatic.language_model.n_layers,
+            grids=(self.prismatic.vision_backbone.grid,) * self.cameras,
+            chunk=self.chunk,
+            unnorm_key=unnorm_key,
+        )
+
+    @property
+    def pruner(self) -> Pruner:
+        """The method, fitted to this model.
+
+        Raises:
+            UserError: on assignment, of one that does not fit.
+        """
+        return self._pruner
+
+    @pruner.setter
+    def pruner(self, pruner: Pruner) -> None:
+        n_layers = self.prismatic.language_model.n_layers
+        pruner.check(n_layers)
+        self._pruner = pruner.fit(n_layers)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_bounds.low)
+
+    @abstractmethod
+    def _layout(self, n_prompt: int) -> TokenLayout:
+        """The prefill's sequence for a prompt of that many tokens."""
+
+    @abstractmethod
+    def _sequence(
+        self, prompt_TD: Tensor, patches_VD: Tensor, proprio: np.ndarray | None
+    ) -> Tensor:
+        """Input embeddings of the full sequence, (1, L, width), in the order of TokenLayout."""
+
+    @abstractmethod
+    def _predict(
+        self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
+    ) -> Prediction:
+        """From the prefill's states to actions; enters the stages "decode" and "head"."""
+
+    def _proprio(self, observation: Observation) -> np.ndarray | None:
+        """The normalised robot state, where the policy takes one."""
+        return None
+
+    def _input_macs(self) -> int:
+        """MAC of what makes the sequence, beside vision towers and projector."""
+        return 0
+
+    def start(self, instruction: str, seed: int) -> Memory:
+        """Begin an episode: tokenise the instruction and give the method fresh memory.
+
+        Raises:
+            UserError: the checkpoint has no tokenizer.json.
+        """
+        prompt = PROMPT.format(instruction.lower())
+        return self.start_with_tokens(self.checkpoint.tokenizer.encode(prompt).ids, seed)
+
+    def start_with_tokens(self, prompt: list[int], seed: int) -> Memory:
+        """Begin an episode whose prompt is tokenised already (BOS first)."""
+        suffix = self.checkpoint.config.get("prompt_suffix_token_id", SUFFIX_TOKEN)
+        if prompt[-1] != suffix:
+            prompt = [*prompt, suffix]
+        ids_T = torch.tensor(prompt, device=self.device)
+        return Memory(ids_T, self._layout(len(prompt)), seed, self.pruner.start())
+
+    @torch.inference_mode()
+    def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
+        """One policy call; see `Policy.act`.
+
+        A sampled call (`count_every`) is repeated under torch's FLOP counter after it was timed,
+        on a copy of the method's memory: its latency and its effect are those of any other call.
+        """
+        if observation.images is None or len(observation.images) < self.cameras:
+            raise ValueError(f"the policy needs the images of {self.cameras} cameras")
+        sampled = self.count_every > 0 and memory.call % self.count_every == 0
+        untouched = copy.deepcopy(memory.pruner) if sampled else None
+
+        timer = StageTimer(self.device)
+        size = self.prismatic.vision_backbone.image_size
+        images = observation.images[: self.cameras]
+        frames = prepare_frames(images, self.protocol, size, self.device)
+        inputs = Inputs(frames, pixel_values(frames, self.dtype), self._proprio(observation))
+        result = self.forward(memory, memory.pruner, inputs, eef_poses, timer)
+        timer.enter("head")
+        actions = to_gripper_command(self.action_bounds.unnormalize(result.prediction.actions))
+        timer.stop()
+        if not np.isfinite(actions).all():
+            raise RuntimeError(f"policy call {memory.call} gave actions that are not finite")
+
+        counted = None
+        if sampled:
+            with count_flops() as counter:
+                self.forward(memory, untouched, inputs, eef_poses, StageTimer(self.device))
+            counted = counter.get_total_flops()
+        memory.call += 1
+        if self.pruner.keeps_cache:
+            memory.cache = result.decoder.cache.cut(memory.layout.length)
+        around_macs = (
+            self.prismatic.patch_macs(self.cameras)
+            + self._input_macs()
+            + result.prediction.head_macs
+        )
+        measures = call_measures(
+            memory.layout, result.decoder, result.prefill, around_macs, timer, counted
+        )
+        return ActionChunk(actions=actions, measures=measures)
+
+    def forward(
+        self,
+        memory: Memory,
+        pruner_memory: Any,
+        inputs: Inputs,
+        eef_poses: np.ndarray,
+        timer: StageTimer,
+    ) -> Forward:
+        """One pass through the networks, tokens leaving where the method says.
+
+        Args:
+            memory: of the episode; not changed.
+            pruner_memory: the method's memory; changed by it.
+            inputs: frames and state.
+            eef_poses: see `act`.
+            timer: told about the stages. Embeddings and proprio count as "vision".
+        """
+        timer.enter("vision")
+        layout, language_model, pruner = memory.layout, self.prismatic.language_model, self.pruner
+        patches_BVD = self.prismatic.patches(inputs.pixels_1CHW)
+        prompt_TD = language_model.embed(memory.prompt_T)
+        sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], inputs.proprio)
+        decoder = CallDecoder(
+            language_model,
+            sequence_BLD,
+            layout,
+            tapped_layers=pruner.tapped_layers,
+            previous=memory.cache,
+        )
+
+        def context(layer: int) -> PruneContext:
+            return PruneContext(
+                layout=layout,
+                layer=layer,
+                call=memory.call,
+                seed=memory.call_seed(),
+                eef_poses=eef_poses,
+                patches=patches_BVD[0],
+                prompt=prompt_TD,
+                frames=inputs.frames_NCHW,
+                causal=self.causal,
+                decoder=decoder,
+                alive=decoder.kept_V,
+            )
+
+        def select(layer: int) -> Tensor | Selection | None:
+            timer.enter("scoring")
+            chosen = pruner.select(context(layer), pruner_memory)
+            timer.enter("prefill")
+            return chosen
+
+        timer.enter("prefill")
+        prefill = decoder.prefill(select, pruner.layers, pruner.renumber_positions)
+        prediction = self._predict(decoder, prefill, layout, timer)
+        timer.enter("scoring")
+        pruner.finish(context(decoder.n_layers), pruner_memory)
+        return Forward(patches_BVD, prefill, prediction, decoder)

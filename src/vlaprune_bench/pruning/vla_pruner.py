@@ -1,0 +1,141 @@
+"""VLA-Pruner: what the prompt looks at, what recent actions looked at, less what is redundant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner, Selection
+from vlaprune_bench.pruning.scores import (
+    Criterion,
+    check_attention_layer,
+    check_choice,
+    cosine_distances,
+    prefill_attention,
+)
+from vlaprune_bench.pruning.select import max_min
+from vlaprune_bench.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CODE_LAYERS = (15,)
+"""Where the release for OpenVLA reads action attention: the middle of its 32 layers."""
+
+
+@dataclass
+class ActionHistory:
+    """Attention of recent calls' action rows to the visual tokens."""
+
+    calls: list[Tensor] = field(default_factory=list)
+    """(V,) float32 each, oldest first."""
+
+
+@Pruner.register_subclass("vla-pruner")
+@dataclass(frozen=True)
+class VlaPruner(BudgetPruner):
+    """Before decoder layer `layer`, keep patches that matter to the prompt or to recent actions.
+
+    Source: arXiv 2511.16449. Of each camera's tokens those with the most prefill attention and
+    those with the most action attention in recent calls are united; where the union is too large,
+    greedy max-min (see `divprune`) keeps the most diverse of it. Until `window` calls were made
+    nothing is dropped. Tokens that stay keep their positions; those that left count as not attended
+    in later layers of that call, which the paper leaves open and the code does.
+
+    Action attention is that of the rows that predict actions, one before each token or placeholder
+    (the rule holds for both policies), mean over heads and rows. The release for OpenVLA-OFT drops
+    tokens after `layer` and turns its bidirectional attention causal there; neither is done here.
+    """
+
+    layer: int = 3
+    """Decoder layer before which tokens leave, from 1; prefill attention is of the one before."""
+    criterion: Criterion = "last"
+    """Prefill attention of the last row (last; the mean where attention is bidirectional) or the
+    mean over all rows (prefill)."""
+    window: int = 3
+    """Calls whose action attention is averaged."""
+    decay: float = 0.8
+    """Weight of a call relative to the next one of the window, above 0 and at most 1."""
+    action_layers: tuple[int, ...] = ()
+    """Decoder layers whose action attention is averaged; empty: the latter half of the model
+    (paper), or layer 15 (code)."""
+    reading: Literal["paper", "code"] = "paper"
+    """Where paper and code differ: `action_layers`; the largest weight goes to the newest call
+    (paper) or to the oldest (code), whose guide is also rounded to bfloat16 before it ranks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_attention_layer(self.layer)
+        check_choice("criterion", self.criterion, ("last", "prefill"))
+        check_choice("reading", self.reading, ("paper", "code"))
+        if self.window < 1:
+            raise UserError(f"--window is {self.window}; it must be at least 1.")
+        if not 0 < self.decay <= 1:
+            raise UserError(f"--decay is {self.decay:g}; it must be above 0 and at most 1.")
+
+    def fit(self, n_layers: int) -> VlaPruner:
+        if self.action_layers:
+            return self
+        paper = tuple(range(n_layers // 2, n_layers))
+        return replace(self, action_layers=paper if self.reading == "paper" else CODE_LAYERS)
+
+    def check(self, n_layers: int) -> None:
+        check_attention_layer(self.layer, n_layers)
+        named = self.fit(n_layers).action_layers
+        if not all(0 <= layer < n_layers for layer in named):
+            raise UserError(
+                f"--action-layers is {' '.join(map(str, named))}; "
+                f"this model has decoder layers 0 to {n_layers - 1}."
+            )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return (self.layer,)
+
+    @property
+    def tapped_layers(self) -> tuple[int, ...]:
+        return tuple(sorted({self.layer - 1, *self.action_layers}))
+
+    def start(self) -> ActionHistory:
+        return ActionHistory()
+
+    def select(self, context: PruneContext, memory: ActionHistory) -> Tensor | Selection | None:
+        if len(memory.calls) < self.window:
+            return None
+        return super().select(context, memory)
+
+    def choose(self, context: PruneContext, memory: ActionHistory, quotas: Sequence[int]) -> Tensor:
+        import torch
+
+        semantic_V = prefill_attention(context, self.criterion)
+        guide_V = self.guide(memory)
+        kept = []
+        for camera, quota in enumerate(quotas):
+            part = context.layout.camera(camera)
+            best = [scores_V[part].topk(quota).indices for scores_V in (semantic_V, guide_V)]
+            index = part.start + torch.cat(best).unique()  # ascending
+            if quota < len(index):
+                index = index[max_min(cosine_distances(context, index), quota)]
+            kept.append(index)
+        return torch.cat(kept).sort().values
+
+    def guide(self, memory: ActionHistory) -> Tensor:
+        """(V,) weighted mean of the remembered calls' action attention; it sums to 1."""
+        import torch
+
+        weights = [self.decay**age for age in range(self.window)]  # newest call first
+        if self.reading == "paper":
+            weights.reverse()
+        guide_V = torch.zeros_like(memory.calls[0])
+        for weight, call_V in zip(weights, memory.calls, strict=True):
+            guide_V += weight * call_V
+        guide_V /= guide_V.sum()
+        return guide_V if self.reading == "paper" else guide_V.bfloat16()
+
+    def finish(self, context: PruneContext, memory: ActionHistory) -> None:
+        import torch
+
+        rows = torch.as_tensor(list(context.layout.action_rows), device=context.patches.device)
+        attention = [context.decoder.attention(layer, rows).mean(0) for layer in self.action_layers]
+        memory.calls = [*memory.calls, torch.stack(attention).mean(0)][-self.window :]
