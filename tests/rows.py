@@ -52,6 +52,7 @@ def episode_row(**changes: Any) -> EpisodeRow:
         "method": "static",
         "method_options": '{"keep": 0.5}',
         "keep": 0.5,
+        "policy": "openvla-oft",
         "checkpoint": "tiny-untrained",
         "checkpoint_hash": "c",
         "checkpoint_trained": False,

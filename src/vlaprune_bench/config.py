@@ -45,7 +45,9 @@ class EvalConfig:
     max_steps: int | None = None
     """Control steps per episode; by default the protocol's budget for the suite."""
     checkpoint: str = "tiny"
-    """A folder, a Hugging Face hub id, or `tiny` (embedded)."""
+    """A folder, a Hugging Face hub id, or the embedded `tiny` or `tiny-openvla`."""
+    policy: str = "auto"
+    """openvla, openvla-oft, or auto: what the checkpoint's files say."""
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
     dtype: str = "auto"
@@ -87,6 +89,7 @@ class EvalConfig:
         for key, value, known in (
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
             ("attention", self.attention, ("sdpa", "eager")),
+            ("policy", self.policy, ("auto", "openvla", "openvla-oft")),
             ("video", self.video, ("none", "query", "all")),
         ):
             if value not in known:

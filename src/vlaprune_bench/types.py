@@ -253,6 +253,7 @@ class EpisodeRow:
     method: str = column("pruning method")
     method_options: str = column("all options of the method, JSON")
     keep: float | None = column("keep ratio asked for; null: the method has none")
+    policy: str = column("openvla or openvla-oft")
     checkpoint: str = column("checkpoint name, folder or hub id")
     checkpoint_hash: str = column("hash over the checkpoint's files")
     checkpoint_trained: bool = column("false: an untrained checkpoint, success means nothing")

@@ -17,6 +17,7 @@ from vlaprune_bench.store import Store, load_calls, load_results
 from vlaprune_bench.types import ActionChunk
 
 INFO = SimpleNamespace(
+    policy="openvla-oft",
     name="toy",
     checkpoint_hash="c0ffee",
     trained=False,

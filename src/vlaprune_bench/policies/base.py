@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class PolicyInfo:
     """Facts about a loaded policy that rows and reports carry."""
 
+    policy: str
+    """openvla or openvla-oft."""
     name: str
     """Checkpoint name, folder or hub id."""
     checkpoint_hash: str

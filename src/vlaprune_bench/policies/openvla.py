@@ -26,6 +26,7 @@ from vlaprune_bench.types import TokenLayout
 class OpenVLA(PrismaticVLA):
     """OpenVLA with its discrete action tokens."""
 
+    name = "openvla"
     cameras = 1
     chunk = 1
     causal = True

@@ -32,6 +32,7 @@ STOP_TOKEN = 2
 class OpenVLAOFT(PrismaticVLA):
     """OpenVLA-OFT with the L1 head, or with parallel token decoding where the file is absent."""
 
+    name = "openvla-oft"
     cameras = 2
     chunk = 8  # of every published LIBERO checkpoint; no file of a checkpoint says so
     causal = False

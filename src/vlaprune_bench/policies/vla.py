@@ -74,6 +74,7 @@ class Forward:
 class PrismaticVLA(ABC):
     """A `Policy` (see policies.base) on a Prismatic model; `load_policy` makes one."""
 
+    name: ClassVar[str]
     cameras: ClassVar[int]
     chunk: ClassVar[int]
     """Actions per call."""
@@ -118,6 +119,7 @@ class PrismaticVLA(ABC):
         )
         own = config.get("vlaprune", {})
         self.info = PolicyInfo(
+            policy=self.name,
             name=own.get("name", checkpoint.source),
             checkpoint_hash=checkpoint.hash,
             trained=own.get("trained", True),

@@ -56,6 +56,7 @@ def evaluate(config: EvalConfig, command_line: list[str]) -> int:
         attention=config.attention,
         protocol=PROTOCOLS[config.protocol],
         count_every=config.count_flops_every,
+        policy=config.policy,
     )
     assets = resolve_assets(config.assets, policy.info.assets)
     engine = Engine(config, store, policy, assets, gl_backend)
@@ -91,6 +92,7 @@ class Engine:
             **asdict(spec),
             "method": self.config.pruner.name,
             "method_options": method_options(self.config.pruner),
+            "policy": info.policy,
             "checkpoint_hash": info.checkpoint_hash,
             "assets_hash": self.assets.hash,
             "dtype": info.dtype,
@@ -196,6 +198,7 @@ class Engine:
             "method": pruner.name,
             "method_options": json.dumps(method_options(pruner)),
             "keep": pruner.keep_ratio,
+            "policy": info.policy,
             "checkpoint": info.name,
             "checkpoint_hash": info.checkpoint_hash,
             "checkpoint_trained": info.trained,

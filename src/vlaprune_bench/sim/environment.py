@@ -79,9 +79,7 @@ class SeededEnvironment:
         self._random = seeded_state(protocol.env_seed)
         inner = self.env.env
         self._samplers = list(inner.object_property_initializers)
-        self._site_flags = {
-            name: dict(self._flags(inner, name)) for name in inner.visualization_sites_list
-        }
+        self._flags_at_start = self.site_flags()
         self.open = True
         _live = weakref.ref(self)
         _close_at_exit()
@@ -121,8 +119,7 @@ class SeededEnvironment:
         sim = inner.sim
         for name, value in self._compiled.items():
             getattr(sim.model._model, name)[:] = value
-        for name, flags in self._site_flags.items():
-            self._flags(inner, name).update(flags)
+        self.set_site_flags(self._flags_at_start)
         inner.object_property_initializers = self._samplers * scene.loads
         inner.has_offscreen_renderer = False
         sim.reset()
@@ -138,6 +135,19 @@ class SeededEnvironment:
         """`scenes.draw_reset` for this task, for a `SceneTable`; a reset must follow."""
         poses = self._compiled["body_pos"], self._compiled["body_quat"]
         draw_reset(self.env.env, self._samplers, loads, poses)
+
+    def site_flags(self) -> dict[str, dict[str, Any]]:
+        """Which sites of objects (a stove's burner) are shown: LIBERO keeps this in Python."""
+        inner = self.env.env
+        return {
+            name: dict(inner.get_object(name).object_properties["vis_site_names"])
+            for name in inner.visualization_sites_list
+        }
+
+    def set_site_flags(self, flags: dict[str, dict[str, Any]]) -> None:
+        """Put back what `site_flags` gave."""
+        for name, shown in flags.items():
+            self.env.env.get_object(name).object_properties["vis_site_names"].update(shown)
 
     @contextlib.contextmanager
     def look(self, wanted: bool) -> Iterator[list[np.ndarray]]:
@@ -238,13 +248,6 @@ class SeededEnvironment:
             f"{self._info.suite} task {self._info.index}: no placement without overlap in "
             f"{MAX_PLACEMENT_TRIES} tries."
         )
-
-    @staticmethod
-    def _flags(inner: Any, name: str) -> dict[str, Any]:
-        """Which sites of an object (a stove's burner) are shown: LIBERO keeps this in Python."""
-        flags = inner.get_object(name).object_properties["vis_site_names"]
-        assert isinstance(flags, dict)
-        return flags
 
     def _point_at_assets(self) -> None:
         import libero.libero

@@ -81,6 +81,8 @@ class FastSimulation:
         if trial not in self._snapshots:
             self._snapshots[trial] = self.build(scene, init_state)
         self.restore(self._snapshots[trial])
+        for stage in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight):
+            stage(self._model, self._data)  # what is seen now, and nothing a step depends on
         return self.show(look)
 
     def build(self, scene: Scene, init_state: np.ndarray) -> Snapshot:
@@ -88,15 +90,19 @@ class FastSimulation:
         self.environment.soft_reset(scene)
         self.environment.env.set_init_state(init_state)
         self._control.read_state(self._arm, self._inner.robots[0])
-        state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
-        mujoco.mj_getState(self._model, self._data, state, _STATE)
         return Snapshot(
-            state=state,
+            state=self.state(),
             model=tuple(getattr(self._model, name).copy() for name in _MODEL_FIELDS),
             controller=tuple(array.copy() for array in self._arm.state()),
             site_flags=self.environment.site_flags(),
             scene_hash=scene_hash(self._model, self._data),
         )
+
+    def state(self) -> np.ndarray:
+        """MuJoCo's integration state of now."""
+        state = np.empty(mujoco.mj_stateSize(self._model, _STATE))
+        mujoco.mj_getState(self._model, self._data, state, _STATE)
+        return state
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot (some 10 microseconds)."""
@@ -124,8 +130,10 @@ class FastSimulation:
         if not stable:
             return self.show(look=False, unstable="state not finite")
         shown = self.show(look)
-        if not advance(arm, fingers, SUBSTEPS - SAMPLE_SUBSTEP, False):
-            return self.show(look=False, unstable="state not finite")
+        stable = advance(arm, fingers, SUBSTEPS - SAMPLE_SUBSTEP, False)
+        if not (stable and np.isfinite(arm.qpos).all() and np.isfinite(arm.qvel).all()):
+            shown.unstable = "state not finite"
+            return shown
         shown.success = bool(self._inner._check_success())
         self._inner._post_process()
         return shown

@@ -6,24 +6,28 @@
 
 What the reference does and this module repeats: the environment is seeded once; every episode
 begins with a hard reset (a new scene: fixtures are placed at random), then the fixed init state,
-then settle steps. So which scene an episode shows depends on how many resets came before it. Here
-trial k always sees what the reference shows after its (k+1)-th reset, whatever the order of trials.
+then settle steps. Here trial k always sees what the reference shows after its (k+1)-th reset,
+whatever the order of trials, without doing k resets (see `scenes`); and by default neither resets
+nor steps go through robosuite, with equal results, bit for bit (see `fast`).
 """
 
 from __future__ import annotations
 
-import hashlib
-from typing import Any, Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.gl import choose_gl
+from vlaprune_bench.sim.memory import release_compiler
+from vlaprune_bench.sim.scenes import SceneProtocol, SceneTable
+from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
 from vlaprune_bench.sim.tasks import get_task, load_init_states
-from vlaprune_bench.types import CAMERAS, OPENVLA_PROTOCOL, Observation, Protocol, UserError
+from vlaprune_bench.types import OPENVLA_PROTOCOL, Observation, Protocol, UserError
 
 ACTION_SIZE = 7
+Path = Literal["fast", "reference"]
 
 
 class LiberoTask:
@@ -41,6 +45,10 @@ class LiberoTask:
         budget: Control steps an episode may take, settle steps not counted.
         n_trials: Fixed init states there are.
         gl_backend: "egl", "osmesa" or "glfw".
+        sim: How it is stepped: "fast" or "reference". A fast task whose self-check failed becomes
+            a reference one.
+        self_check: "passed", or what differed; None before the first reset, or where "reference"
+            was asked for.
         init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes.
         scene_hash: Of the last reset: SHA-256 (16 hex digits) of MuJoCo's integration state and of
             the model's body poses, after the init state was set and before settling. Equal hashes
@@ -54,6 +62,9 @@ class LiberoTask:
         task: int,
         assets: AssetSet,
         protocol: Protocol = OPENVLA_PROTOCOL,
+        *,
+        sim: Path = "fast",
+        scenes: SceneProtocol = "reference",
         render: Literal["lazy", "always"] = "lazy",
     ) -> None:
         """Look the task up; the simulator starts at the first reset.
@@ -63,19 +74,31 @@ class LiberoTask:
             task: Index within the suite, from 0.
             assets: Meshes and textures, from `resolve_assets`.
             protocol: How the evaluation is done.
-            render: "lazy" renders only the steps somebody looks at; "always" renders every step
-                through robosuite's own camera observables, as the reference does. Frames and states
-                are the same, bit for bit.
+            sim: "fast" restores scenes and steps by a path of our own, after a short check that it
+                equals robosuite's on this machine; "reference" resets and steps by robosuite.
+            scenes: Which scene a trial is, see `scenes`.
+            render: "lazy" renders only the steps somebody looks at; "always" (with
+                `sim="reference"`) renders every step through robosuite's own camera observables, as
+                the reference does. Frames and states are the same, bit for bit.
 
         Raises:
-            UserError: unknown suite, task or render mode, or libero or a renderer is missing.
+            UserError: unknown suite, task, sim, scenes or render mode, or libero or a renderer is
+                missing.
         """
-        if render not in ("lazy", "always"):
-            raise UserError(f"render={render!r} is unknown: choose lazy or always.")
+        for key, value, known in (
+            ("sim", sim, get_args(Path)),
+            ("scenes", scenes, get_args(SceneProtocol)),
+            ("render", render, ("lazy", "always")),
+        ):
+            if value not in known:
+                raise UserError(f"{key}={value!r} is unknown: choose {' or '.join(known)}.")
+        if sim == "fast" and render == "always":
+            raise UserError("render='always' is robosuite's rendering: it needs sim='reference'.")
         self._info = get_task(suite, task)
         self._init_states = load_init_states(self._info.init_states_file)
         self._assets = assets
         self._protocol = protocol
+        self._scenes = scenes
         self._lazy = render == "lazy"
         self.suite = suite
         self.task = task
@@ -84,6 +107,8 @@ class LiberoTask:
         self.budget = protocol.budgets[suite]
         self.n_trials = len(self._init_states)
         self.gl_backend = choose_gl()
+        self.sim: Path = sim
+        self.self_check: str | None = None
         self.init_state_hash: str | None = None
         self.scene_hash: str | None = None
         self.steps = 0
@@ -94,9 +119,7 @@ class LiberoTask:
         """Begin an episode: the scene and init state of `trial`, settled.
 
         Args:
-            trial: Index of the init state, from 0. Trials may come in any order. The next one costs
-                one hard reset (1 to 2 s); a later one also those in between; an earlier one begins
-                again from the first.
+            trial: Index of the init state, from 0. Trials may come in any order.
 
         Returns:
             What the last settle step shows, with images.
@@ -106,24 +129,26 @@ class LiberoTask:
             RuntimeError: the placement sampler found no scene, the assets do not fit the init
                 states, or the simulation became unstable.
         """
-        if not 0 <= trial < self.n_trials:
-            raise UserError(
-                f"trial={trial} does not exist in {self.suite} task {self.task}: "
-                f"choose 0 to {self.n_trials - 1}."
-            )
-        self._ready = False
-        self._reset_scene(trial)
         settle = self._protocol.settle_steps
-        self.steps = -settle
-        observation = self._set_init_state(self._init_states[trial], look=settle == 0)
-        self.init_state_hash = _short_hash(self._init_states[trial])
-        self.scene_hash = self._hash_scene()
+        shown = self._begin(trial, look=settle == 0)
         self._ready = True
+        self.steps = -settle
+        observation = self._observation(shown)
         for _ in range(settle):
             observation, _ = self.step(
                 np.array(self._protocol.settle_action), look=self.steps == -1
             )
         return observation
+
+    def fingerprint(self, trial: int) -> str:
+        """`scene_hash` of a trial without running it; a reset must follow.
+
+        Raises:
+            As `reset`.
+        """
+        self._begin(trial, look=False)
+        assert self.scene_hash is not None
+        return self.scene_hash
 
     def step(self, action: np.ndarray, look: bool) -> tuple[Observation, bool]:
         """Execute one control step (25 physics substeps).
@@ -140,8 +165,7 @@ class LiberoTask:
             ValueError: the action is not seven finite numbers.
             RuntimeError: not reset, closed, or the simulation became unstable at this step.
         """
-        environment = self._environment
-        if not self._ready or environment is None or not environment.open:
+        if not self._ready or self._environment is None or not self._environment.open:
             raise RuntimeError(f"{self._where()}: reset it before stepping (or it was closed).")
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
@@ -149,11 +173,15 @@ class LiberoTask:
                 f"{self._where()}: action at step {self.steps} must be {ACTION_SIZE} finite "
                 f"numbers, got {action.tolist()}."
             )
-        with environment.look(look) as frames:
-            observables, _, success, _ = environment.env.step(action.tolist())
-        self._check_stable()
+        shown = self._simulation.step(action, look)
+        if shown.unstable:
+            self._ready = False
+            raise RuntimeError(
+                f"{self._where()}: the simulation became unstable at step {self.steps} "
+                f"({shown.unstable}; negative steps are settle steps)."
+            )
         self.steps += 1
-        return self._observation(observables, frames, look), bool(success)
+        return self._observation(shown), shown.success
 
     def close(self) -> None:
         """Free the simulation and its GL context; the next reset makes them anew."""
@@ -168,86 +196,80 @@ class LiberoTask:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _reset_scene(self, trial: int) -> None:
-        """Make sure that exactly `trial` + 1 hard resets have happened."""
-        environment = self._environment
-        if environment is None or not environment.open or environment.resets > trial:
+    def _begin(self, trial: int, look: bool) -> Shown:
+        """Put the simulation into a trial's scene and init state, not settled."""
+        if not 0 <= trial < self.n_trials:
+            raise UserError(
+                f"trial={trial} does not exist in {self.suite} task {self.task}: "
+                f"choose 0 to {self.n_trials - 1}."
+            )
+        self._ready = False
+        if self._environment is None or not self._environment.open:
+            self._open()
+        assert self._environment is not None
+        init_state = self._init_states[trial]
+        try:
+            shown = self._simulation.reset(trial, self._table[trial], init_state, look)
+        except BaseException:
+            self.close()  # half a scene is no scene
+            raise
+        sim = self._environment.env.sim
+        self.init_state_hash = short_hash(init_state)
+        self.scene_hash = scene_hash(sim.model._model, sim.data._data)
+        return shown
+
+    def _open(self) -> None:
+        """Make the environment, and see whether the fast path may be taken."""
+        self._make()
+        if self.sim == "fast" and self.self_check is None:
+            from vlaprune_bench.sim.selfcheck import self_check
+
+            difference = self_check(self._simulation, self._table[0], self._init_states[0])
+            self.self_check = difference or "passed"
+            if difference:
+                self.sim = "reference"
+                self._make()
+
+    def _make(self) -> None:
+        self.close()
+        self._environment = environment = SeededEnvironment(
+            self._info, self._assets, self._protocol, self._lazy
+        )
+        self._check_init_states()
+        self._table = SceneTable(
+            self.suite, self.task, self._protocol.env_seed, environment.draw, self._scenes
+        )
+        if self.sim == "fast":
+            from vlaprune_bench.sim.fast import FastSimulation
+
+            release_compiler()
+            self._simulation = FastSimulation(environment, self._protocol.camera_size)
+        else:
+            self._simulation = ReferenceSimulation(environment, self._lazy)
+
+    def _check_init_states(self) -> None:
+        assert self._environment is not None
+        model = self._environment.env.sim.model
+        expected = 1 + model.nq + model.nv
+        if self._init_states.shape[1] != expected:
             self.close()
-            environment = SeededEnvironment(self._info, self._assets, self._protocol, self._lazy)
-            self._environment = environment
-        while environment.resets <= trial:
-            environment.hard_reset(visible=environment.resets == trial)
-
-    def _set_init_state(self, init_state: np.ndarray, look: bool) -> Observation:
-        assert self._environment is not None
-        env = self._environment.env
-        expected = 1 + env.sim.model.nq + env.sim.model.nv
-        if len(init_state) != expected:
             raise RuntimeError(
-                f"{self._where()}: its init states have {len(init_state)} numbers, the model built "
-                f"from {self._assets.path} takes {expected}."
-            )
-        with self._environment.look(look) as frames:
-            observables = env.set_init_state(init_state)
-        return self._observation(observables, frames, look)
-
-    def _check_stable(self) -> None:
-        """MuJoCo meets a bad state by returning to the default one and counting a warning."""
-        import mujoco
-
-        assert self._environment is not None
-        data = self._environment.env.sim.data
-        bad = [
-            kind.name
-            for kind in (
-                mujoco.mjtWarning.mjWARN_BADQPOS,
-                mujoco.mjtWarning.mjWARN_BADQVEL,
-                mujoco.mjtWarning.mjWARN_BADQACC,
-                mujoco.mjtWarning.mjWARN_BADCTRL,
-            )
-            if data.warning[kind].number
-        ]
-        if bad or not np.isfinite(data.qpos).all() or not np.isfinite(data.qvel).all():
-            self._ready = False
-            raise RuntimeError(
-                f"{self._where()}: the simulation became unstable at step {self.steps} "
-                f"({', '.join(bad) or 'state not finite'}; negative steps are settle steps)."
+                f"{self._where()}: its init states have {self._init_states.shape[1]} numbers, the "
+                f"model built from {self._assets.path} takes {expected}."
             )
 
-    def _observation(
-        self, observables: dict[str, Any], frames: list[np.ndarray], look: bool
-    ) -> Observation:
+    def _observation(self, shown: Shown) -> Observation:
         images = None
-        if look:
-            if not self._lazy:
-                frames = [observables[f"{name}_image"] for name in CAMERAS]
-            images = np.stack(frames)
+        if shown.frames:
+            images = np.stack(shown.frames)
             if self._protocol.rotate_180:
                 images = np.ascontiguousarray(images[:, ::-1, ::-1])
         return Observation(
-            eef_pos=observables["robot0_eef_pos"],
-            eef_quat=observables["robot0_eef_quat"],
-            gripper_qpos=observables["robot0_gripper_qpos"],
+            eef_pos=shown.eef_pos,
+            eef_quat=shown.eef_quat,
+            gripper_qpos=shown.gripper_qpos,
             images=images,
         )
 
-    def _hash_scene(self) -> str:
-        import mujoco
-
-        assert self._environment is not None
-        sim = self._environment.env.sim
-        model, data = sim.model._model, sim.data._data
-        kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        state = np.empty(mujoco.mj_stateSize(model, kind))
-        mujoco.mj_getState(model, data, state, kind)
-        return _short_hash(state, model.body_pos, model.body_quat)
-
     def _where(self) -> str:
         return f"{self.suite} task {self.task}"
-
-
-def _short_hash(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
