@@ -1,6 +1,6 @@
 """The README's picture: frames of a demo video side by side.
 
-    make demo && .venv/bin/python scripts/demo_picture.py results/demo docs/demo.jpg
+make demo && .venv/bin/python scripts/demo_picture.py results/demo docs/demo.jpg
 """
 
 from __future__ import annotations
