@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format clean
+.PHONY: help setup demo bench-profile test test-fast lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 # hf-libero goes in with --no-deps: its declared dependencies pull torchvision, which breaks
 # `import transformers` beside a CPU build of torch (see pyproject.toml).
@@ -23,6 +23,9 @@ setup: $(STAMP)  ## make .venv and install the package in it
 demo: $(STAMP)  ## the main job on a handful of episodes, offline: embedded checkpoint and scenes
 	rm -rf results/demo
 	$(BIN)/vlaprune-eval --config configs/eval/demo.yaml
+
+bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded checkpoint
+	$(BIN)/vlaprune-profile
 
 test: $(STAMP)  ## lint, types and every test
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+from vlaprune_bench.profile.rows import ProfileRow
 from vlaprune_bench.types import CallRow, EpisodeRow
 
 HEAD = """# Columns of the results
@@ -27,7 +28,8 @@ def table(title: str, kind: type) -> str:
 
 
 def page() -> str:
-    return HEAD + table("Episodes", EpisodeRow) + table("Policy calls", CallRow)
+    rows = table("Episodes", EpisodeRow) + table("Policy calls", CallRow)
+    return HEAD + rows + table("Profiles (`vlaprune-profile`)", ProfileRow)
 
 
 if __name__ == "__main__":

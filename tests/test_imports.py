@@ -20,9 +20,10 @@ ALLOWED = {
     "rollout": {
         "types", "pruning", "measure", "policies", "sim", "store", "config", "tracking", "report",
     },
+    "profile": {"types", "pruning", "policies", "config", "store", "rollout"},
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "mujoco", "robosuite", "libero", "pandas", "pyarrow", "wandb"}
-LIGHT_ROOMS = ("types", "config", "pruning", "cli", "store", "tracking", "report")
+LIGHT_ROOMS = ("types", "config", "pruning", "cli", "store", "tracking", "report", "profile")
 """Their modules import nothing heavy at the top, so that --help answers at once."""
 
 

@@ -11,19 +11,19 @@ import json
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import draccus
 import yaml
 
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.types import PROTOCOLS, SUITES, UserError
+from vlaprune_bench.types import PROTOCOLS, SUITES, SceneProtocol, SimPath, UserError
 
 Video = Literal["none", "query", "all"]
 
-NOT_IDENTITY = ("output", "video", "wandb", "wandb_project")
-"""Fields that say where results go, not what they are."""
+NOT_IDENTITY = ("output", "video", "wandb", "wandb_project", "sim")
+"""Fields that say where results go or how fast they come, not what they are."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,12 @@ class EvalConfig:
     """Evaluation protocol: settle steps, budgets, preprocessing, executed steps."""
     max_steps: int | None = None
     """Control steps per episode; by default the protocol's budget for the suite."""
+    execute_steps: int | None = None
+    """Actions of a chunk executed before the policy is called again; by default the protocol's."""
+    scenes: SceneProtocol = "reference"
+    """Which scene a trial is: reference (what the reference loop shows) or fresh (seeded alone)."""
+    sim: SimPath = "fast"
+    """Simulator path: fast, or reference (robosuite's own stepping). Equal bit for bit."""
     checkpoint: str = "tiny"
     """A folder, a Hugging Face hub id, or the embedded `tiny` or `tiny-openvla`."""
     policy: str = "auto"
@@ -84,6 +90,8 @@ class EvalConfig:
             raise UserError(f"--trials is {self.trials}; LIBERO has 50 init states: give 1 to 50.")
         if self.max_steps is not None and self.max_steps < 1:
             raise UserError(f"--max-steps is {self.max_steps}; it must be at least 1.")
+        if self.execute_steps is not None and self.execute_steps < 1:
+            raise UserError(f"--execute-steps is {self.execute_steps}; it must be at least 1.")
         if self.count_flops_every < 0:
             raise UserError(f"--count-flops-every is {self.count_flops_every}; 0 or more is right.")
         for key, value, known in (
@@ -91,6 +99,8 @@ class EvalConfig:
             ("attention", self.attention, ("sdpa", "eager")),
             ("policy", self.policy, ("auto", "openvla", "openvla-oft")),
             ("video", self.video, ("none", "query", "all")),
+            ("scenes", self.scenes, get_args(SceneProtocol)),
+            ("sim", self.sim, get_args(SimPath)),
         ):
             if value not in known:
                 raise UserError(f"--{key} is {value}{nearest(value, known)}.")
@@ -104,6 +114,11 @@ class EvalConfig:
     def budget(self) -> int:
         """Control steps an episode may take."""
         return self.max_steps or PROTOCOLS[self.protocol].budgets[self.suite]
+
+    @property
+    def executed(self) -> int:
+        """Actions of a chunk executed before the policy is called again."""
+        return self.execute_steps or PROTOCOLS[self.protocol].execute_steps
 
 
 def nearest(value: str, known: Any) -> str:
@@ -201,5 +216,9 @@ def run_id(config: EvalConfig) -> str:
 
 def digest(data: Any) -> str:
     """Hash of plain data, 12 hex digits, the same on every machine."""
-    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    return hashlib.sha256(canonical(data).encode()).hexdigest()[:12]
+
+
+def canonical(data: Any) -> str:
+    """Plain data as text, the same on every machine."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), default=str)

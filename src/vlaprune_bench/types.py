@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -76,6 +76,12 @@ OPENVLA_PROTOCOL = Protocol(
 )
 
 PROTOCOLS = {OPENVLA_PROTOCOL.name: OPENVLA_PROTOCOL}
+
+SimPath = Literal["fast", "reference"]
+"""How the simulator is stepped: by a path of our own, or by robosuite's loop. Equal bit for bit."""
+SceneProtocol = Literal["reference", "fresh"]
+"""Which scene trial k is: what the reference loop's (k+1)-th reset shows, or one of its own."""
+
 SUITES = tuple(OPENVLA_PROTOCOL.budgets)
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 
@@ -248,6 +254,7 @@ class EpisodeRow:
     seed: int = column("policy seed")
     env_seed: int = column("seed of the task environment")
     protocol: str = column("evaluation protocol")
+    scenes: str = column("which scene a trial is: reference or fresh")
     max_steps: int = column("budget, settle steps not counted", "steps")
     execute_steps: int = column("actions executed open loop per call", "steps")
     method: str = column("pruning method")
@@ -283,6 +290,11 @@ class EpisodeRow:
     dtype: str = column("precision of the model")
     attention: str = column("attention backend")
     gl_backend: str = column("renderer: egl, osmesa or glfw")
+    sim: str = column("simulator path taken: fast or reference, equal bit for bit")
+    self_check: str | None = column(
+        "comparison of the fast path with robosuite's on this machine: passed, or what differs "
+        "(the reference was taken then); null: not made"
+    )
     wall_s: float = column("wall time of the episode, reset included", "s")
     reset_s: float | None = column("wall time of the reset; null: it failed", "s")
     started_at: str = column("UTC start, ISO 8601")

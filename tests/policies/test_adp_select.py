@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -50,7 +49,7 @@ def test_importance_matches_reference(golden, forward_tensors, keep, layer):
         pixels = pixels.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
         with torch.inference_mode():
             prompt = policy.prismatic.language_model.embed(memory.prompt_T)
-            sequence = policy._sequence(prompt, policy.prismatic.patches(pixels)[0], np.zeros(8))
+            sequence = policy._sequence(prompt, policy.prismatic.patches(pixels)[0], torch.zeros(8))
             decoder = CallDecoder(policy.prismatic.language_model, sequence, memory.layout)
             states = decoder.probe(layer)
             scores = decoder.mean_query_key(layer, queries=states[512:], keys=states[:512])

@@ -14,7 +14,7 @@ from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.rollout.engine import INTERRUPTED, Engine
 from vlaprune_bench.store import Store, load_calls, load_results
-from vlaprune_bench.types import ActionChunk
+from vlaprune_bench.types import ActionChunk, UserError
 
 INFO = SimpleNamespace(
     policy="openvla-oft",
@@ -50,12 +50,17 @@ class ToyLibero(ToyTask):
     """Stands in for LiberoTask: trial 1 of task 1 breaks."""
 
     opened: list[int] = []  # noqa: RUF012
+    sim, self_check = "fast", "passed"
+    scene = "5ce9e"
 
-    def __init__(self, suite, task, assets, protocol):
+    def __init__(self, suite, task, assets, protocol, *, sim, scenes):
         super().__init__(success_at=20)
         self.task, self.name = task, f"task_{task}"
-        self.init_state_hash = self.scene_hash = "5ce9e"
+        self.init_state_hash = self.scene_hash = self.scene
         self.opened.append(task)
+
+    def fingerprint(self, trial):
+        return self.scene
 
     def __enter__(self):
         return self
@@ -178,3 +183,42 @@ def test_other_assets_than_the_checkpoints_are_told_in_every_row(make_engine, tm
     engine.run()
     told = load_results(tmp_path / "runs").warnings.iloc[0]
     assert any("made for lite assets and ran on real" in warning for warning in told)
+
+
+def test_chunks_may_be_executed_shorter_than_they_are(make_engine, tmp_path):
+    """--execute-steps makes other episodes, in rows of their own."""
+    make_engine(task_ids=(0,), trials=1).run()
+    make_engine(task_ids=(0,), trials=1, execute_steps=5).run()
+    episodes = load_results(tmp_path / "runs").set_index("execute_steps")
+    assert episodes.calls.to_dict() == {8: 3, 5: 4}
+    assert episodes.episode_id.nunique() == 2
+    calls = load_calls(tmp_path / "runs")
+    shorter = calls[calls.episode_id == episodes.episode_id[5]].sort_values("call")
+    assert shorter.step.tolist() == [0, 5, 10, 15]
+
+
+def test_scenes_make_other_episodes_but_the_simulator_path_does_not(make_engine, tmp_path):
+    one = make_engine(task_ids=(0,), trials=1)
+    assert one.run() == 0
+    assert make_engine(task_ids=(0,), trials=1, sim="reference").specs() == one.specs()
+    make_engine(task_ids=(0,), trials=1, sim="reference").run()
+    assert len(load_results(tmp_path / "runs")) == 1
+    make_engine(task_ids=(0,), trials=1, scenes="fresh").run()
+    assert set(load_results(tmp_path / "runs").scenes) == {"reference", "fresh"}
+
+
+@pytest.mark.parametrize("changes", [{"trials": 2}, {"seed": 8}], ids=["resumed", "compared"])
+def test_another_scene_under_the_same_name_is_refused(make_engine, monkeypatch, changes):
+    make_engine(task_ids=(0,), trials=1).run()
+    monkeypatch.setattr(ToyLibero, "scene", "07e4")
+    with pytest.raises(UserError, match="holds task_0 trial 0 with scene 5ce9e, here .* 07e4"):
+        make_engine(**{"task_ids": (0,), "trials": 1, **changes}).run()
+
+
+def test_a_failed_self_check_is_told_in_every_row(make_engine, tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyLibero, "self_check", "frames differ in 3 pixels")
+    monkeypatch.setattr(ToyLibero, "sim", "reference")
+    make_engine(task_ids=(0,), trials=1).run()
+    row = load_results(tmp_path / "runs").iloc[0]
+    assert (row.sim, row.self_check) == ("reference", "frames differ in 3 pixels")
+    assert any("not exact here (frames differ in 3 pixels)" in text for text in row.warnings)

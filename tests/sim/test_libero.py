@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from vlaprune_bench.sim import environment
+from vlaprune_bench.sim import environment, scenes
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.package import import_libero
@@ -143,14 +143,18 @@ def assert_same(ours: list[Shown], reference: list[Shown]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("render", ["lazy", "always"])
-def test_equal_to_the_reference_bit_for_bit(reference, real_assets, render):
+@pytest.mark.parametrize(
+    ("sim", "render"), [("fast", "lazy"), ("reference", "lazy"), ("reference", "always")]
+)
+def test_equal_to_the_reference_bit_for_bit(reference, real_assets, sim, render):
     """Trial 1 comes first here, and the generator of everybody else is somewhere else."""
     np.random.seed(12345)  # noqa: NPY002
-    with LiberoTask("libero_spatial", 4, real_assets, render=render) as task:
+    with LiberoTask("libero_spatial", 4, real_assets, sim=sim, render=render) as task:
         assert_same(run(task, 1, STEPS), reference[1])
         if render == "lazy":
             assert_same(run(task, 0, 0), reference[0])
+        assert task.sim == sim
+        assert task.self_check == ("passed" if sim == "fast" else None)
 
 
 @pytest.mark.slow
@@ -215,14 +219,14 @@ def test_a_failed_placement_is_drawn_again_as_the_reference_does(lite_assets, mo
     with LiberoTask("libero_spatial", 0, lite_assets, protocol) as task:
         task.reset(0)
         np.testing.assert_array_equal(integration_state(task._environment.env), wanted)
-    assert len(calls) == 4
+    assert calls == [*range(6)]  # made, drawn three times for the table, self-check, placed
 
 
 def test_placement_tries_are_bounded(task, monkeypatch):
     import_libero()
     from robosuite.utils.errors import RandomizationError
 
-    monkeypatch.setattr(environment, "MAX_PLACEMENT_TRIES", 2)
+    monkeypatch.setattr(scenes, "MAX_PLACEMENT_TRIES", 2)
     fail_placements(monkeypatch, dict.fromkeys(range(1, 9), RandomizationError))
     with pytest.raises(RuntimeError, match=r"libero_spatial task 0: no placement .* 2 tries"):
         task.reset(0)
@@ -253,20 +257,28 @@ def test_what_a_task_says_about_itself(task):
 def test_bad_arguments(task, lite_assets):
     with pytest.raises(UserError, match=r"trial=50 does not exist in libero_spatial task 0: .*49"):
         task.reset(50)
-    with pytest.raises(UserError, match="render='never'"):
-        LiberoTask("libero_spatial", 0, lite_assets, render="never")
+    for option in ("render", "sim", "scenes"):
+        with pytest.raises(UserError, match=f"{option}='never' is unknown: choose "):
+            LiberoTask("libero_spatial", 0, lite_assets, **{option: "never"})
+    with pytest.raises(UserError, match="render='always' .* needs sim='reference'"):
+        LiberoTask("libero_spatial", 0, lite_assets, render="always")
     with pytest.raises(RuntimeError, match="reset it before stepping"):
         task.step(STAY, look=False)
 
 
-def test_nobody_looking_means_no_rendering(task, monkeypatch):
+@pytest.mark.parametrize("sim", ["fast", "reference"])
+def test_nobody_looking_means_no_rendering(lite_assets, monkeypatch, sim):
+    task = LiberoTask("libero_spatial", 0, lite_assets, sim=sim)
     task.reset(0)
-    sim = task._environment.env.sim
+    context = type(task._environment.env.sim._render_context_offscreen)
     rendered = []
-    render = type(sim).render
-    monkeypatch.setattr(
-        type(sim), "render", lambda *a, **o: rendered.append(o["camera_name"]) or render(*a, **o)
-    )
+    render = context.render
+
+    def recording(self, width, height, camera_id, **options):
+        rendered.append(self.model.camera_id2name(camera_id))
+        render(self, width, height, camera_id, **options)
+
+    monkeypatch.setattr(context, "render", recording)
     for _ in range(3):
         observation, success = task.step(STAY, look=False)
         assert observation.images is None
@@ -276,6 +288,7 @@ def test_nobody_looking_means_no_rendering(task, monkeypatch):
     assert rendered == ["agentview", "robot0_eye_in_hand"]
     assert observation.images.dtype == np.uint8
     assert task.steps == 4
+    task.close()
 
 
 def test_a_foreign_gl_context_does_no_harm(task):

@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> EvalConfig:
     Raises:
         UserError: an unknown option, an option of another method, or a value that cannot be.
     """
-    plugin, config, method = (_peek(argv, flag) for flag in ("--plugin", "--config", "--method"))
+    plugin, config, method = (peek(argv, flag) for flag in ("--plugin", "--config", "--method"))
     if plugin is not None:
         load_plugin(Path(plugin))
     default = load(Path(config)) if config is not None else EvalConfig()
@@ -70,7 +70,7 @@ def _flag(kind: Any, help_text: str, default: Any) -> tuple[Any, Any]:
     return Annotated[kind, tyro.conf.arg(help=help_text)], field(default=default)
 
 
-def _peek(argv: list[str], flag: str) -> str | None:
+def peek(argv: list[str], flag: str) -> str | None:
     """The value of one flag, wherever it stands; the last one counts."""
     value = None
     for index, arg in enumerate(argv):
@@ -92,7 +92,7 @@ def _choose_inner(pruner: Pruner, argv: list[str]) -> tuple[Pruner, list[tuple[s
         held = getattr(pruner, f.name)
         if isinstance(held, Pruner):
             flag = f"--{f.name.replace('_', '-')}"
-            name = _peek(argv, flag)
+            name = peek(argv, flag)
             if name is not None and name != held.name:
                 held = method_class(name, flag)()
             held, deeper = _choose_inner(held, argv)

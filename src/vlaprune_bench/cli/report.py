@@ -1,38 +1,156 @@
-"""vlaprune-report: tables from a results folder.
+"""vlaprune-report: tables, pictures and a page from a results folder.
 
-vlaprune-report results/runs
+    vlaprune-report results/runs
+    vlaprune-report results/runs --html report.html --plots figures
+    vlaprune-report results/runs --format latex --table success paired > tables.tex
+    vlaprune-report published
+    vlaprune-report export results/runs episodes.parquet
+
+Needs neither a GPU nor a simulator. Several tables of one CSV stand under `# name` lines; name one
+with --table for a plain file. A folder called published or export: write ./published.
 """
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from vlaprune_bench.cli import command
+from vlaprune_bench.config import nearest
+from vlaprune_bench.types import UserError
+
+if TYPE_CHECKING:
+    from vlaprune_bench.report.render import Table
+
+FORMATS = ("terminal", "markdown", "latex", "csv")
 
 
-def report(results: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Print success rates and costs of a results folder.
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to make of a results folder."""
 
-    Args:
-        results: a folder that vlaprune-eval wrote.
-    """
+    results: Annotated[Path, tyro.conf.Positional]
+    """A folder that vlaprune-eval or vlaprune-sweep wrote."""
+    html: Path | None = None
+    """Write one self-contained page there."""
+    plots: Path | None = None
+    """Write every picture as PDF and PNG into this folder."""
+    format: str = "terminal"
+    """How tables are printed: terminal, markdown, latex or csv."""
+    table: tuple[str, ...] = ()
+    """Print these tables alone, such as success, cost, tasks, paired, discordant or trials."""
+    per_task: bool = False
+    """Also print success by task."""
+    per_episode: bool = False
+    """Also list the episodes that only one of two methods solved."""
+    margin: float = 0.05
+    """How much lower than none's a success rate may be and count as not inferior, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        if not 0 < self.margin < 1:
+            raise UserError(f"--margin is {self.margin}; it must lie between 0 and 1 (0.05: 5 %).")
+
+
+@dataclass(frozen=True)
+class PublishedOptions:
+    """Print published numbers, each with the interval its number of trials gives it."""
+
+    format: str = "terminal"
+    """How tables are printed: terminal, markdown, latex or csv."""
+    table: tuple[str, ...] = ()
+    """Print these tables alone."""
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write all episodes to one parquet file, with a dataset card beside it."""
+
+    results: Annotated[Path, tyro.conf.Positional]
+    """A folder that vlaprune-eval or vlaprune-sweep wrote."""
+    file: Annotated[Path, tyro.conf.Positional]
+    """The parquet file to write; the card is README.md in its folder."""
+    force: bool = field(default=False)
+    """Overwrite files that are there."""
+
+
+def check_format(value: str) -> None:
+    if value not in FORMATS:
+        raise UserError(f"--format is {value}{nearest(value, FORMATS)}.")
+
+
+def show(options: ReportOptions) -> None:
+    """Print the tables of a results folder, and write what else was asked for."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        from vlaprune_bench.report.build import load
+
+        report = load(options.results, options.margin)
+        named = set(options.table)
+        tables = report.tables(
+            per_task=options.per_task or "tasks" in named,
+            per_episode=options.per_episode or "discordant" in named,
+        )
+        print_tables(tables, options.format, options.table)
+    sentences = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    _warn([*sentences, *report.warnings], options.format)
+
+
+def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
+    """Print some tables, or all."""
+    from vlaprune_bench.report import render
+
+    known = [table.name for table in tables]
+    for name in only:
+        if name not in known:
+            raise UserError(f"--table has {name}{nearest(name, known)}.")
+    chosen = [table for table in tables if table.name in only or not only]
+    if form == "terminal":
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        for table in chosen:
+            for part in render.terminal(table, console.width):
+                console.print(part)
+    elif form == "csv":
+        for table in chosen:
+            if len(chosen) > 1:
+                print(f"# {table.name}: {table.title}")
+            print(render.to_csv(table), end="\n" if len(chosen) > 1 else "")
+    else:
+        write = render.markdown if form == "markdown" else render.latex
+        print("\n".join(write(table) for table in chosen))
+
+
+def _warn(sentences: list[str], form: str) -> None:
+    """Warnings: with the tables on a terminal, else on standard error, out of the way of a file."""
     from rich.console import Console
+    from rich.markup import escape
 
-    from vlaprune_bench.report.tables import summarise, summary_table
-    from vlaprune_bench.store import load_results
+    console = Console(highlight=False, stderr=form != "terminal")
+    for sentence in sentences:
+        console.print(f"[yellow]warning:[/] {escape(sentence)}")
 
-    episodes = load_results(results)
-    console = Console()
-    console.print(summary_table(summarise(episodes)))
-    for warning in sorted({w for row in episodes.warnings for w in row}):
-        console.print(f"[yellow]warning:[/] {warning}")
+
+def published(options: PublishedOptions) -> None:
+    """Print the published tables."""
+    from vlaprune_bench.report.published import published_tables
+
+    print_tables(published_tables(), options.format, options.table)
 
 
 def run(argv: list[str]) -> None:
-    tyro.cli(report, prog="vlaprune-report", args=argv)
+    if argv[:1] == ["published"]:
+        published(tyro.cli(PublishedOptions, prog="vlaprune-report published", args=argv[1:]))
+    else:
+        show(tyro.cli(ReportOptions, prog="vlaprune-report", description=__doc__, args=argv))
 
 
 main = command(run)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def load_policy(
-    checkpoint: str,
+    checkpoint: str | Checkpoint,
     pruner: Pruner,
     *,
     suite: str,
@@ -30,7 +30,7 @@ def load_policy(
 
     Args:
         checkpoint: a folder in the published layout, a Hugging Face hub id, or "tiny" or
-            "tiny-openvla" for the embedded untrained ones.
+            "tiny-openvla" for the embedded untrained ones; or a `Checkpoint` found already.
         pruner: the method, with its options.
         suite: LIBERO suite; chooses the normalisation statistics.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
@@ -48,7 +48,7 @@ def load_policy(
     """
     from vlaprune_bench.policies.checkpoint import Checkpoint
 
-    found = Checkpoint.find(checkpoint)
+    found = Checkpoint.find(checkpoint) if isinstance(checkpoint, str) else checkpoint
     return _policy_class(found, policy)(
         found,
         pruner,

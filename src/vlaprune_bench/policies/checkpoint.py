@@ -166,7 +166,7 @@ class Checkpoint:
                             state[name] = file.get_tensor(name).to(dtype)
             if collect:
                 self._compare("model.safetensors", wanted, stored)
-        return _ready(module, state, device)
+        return ready(module, state, device)
 
     def has_part(self, stem: str) -> bool:
         """Whether there is any file `{stem}--*_checkpoint.pt`."""
@@ -191,7 +191,7 @@ class Checkpoint:
             raise UserError(f"{paths[0]} holds a {type(stored).__name__}; it must be a state dict.")
         state = {name.removeprefix("module."): value for name, value in stored.items()}
         self._compare(paths[0].name, _shapes(module), {n: tuple(t.shape) for n, t in state.items()})
-        return _ready(module, {name: value.to(dtype) for name, value in state.items()}, device)
+        return ready(module, {name: value.to(dtype) for name, value in state.items()}, device)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -252,7 +252,7 @@ def on_meta() -> torch.device:
     return torch.device("meta")
 
 
-def _ready(module: M, state: dict[str, Tensor], device: torch.device) -> M:
+def ready(module: M, state: dict[str, Tensor], device: torch.device) -> M:
     """Give the module its weights and switch training off; `device` is for computed buffers."""
     module.load_state_dict(state, assign=True)
     return module.to(device).eval().requires_grad_(False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,9 +41,7 @@ class OpenVLA(PrismaticVLA):
             grids=self.info.grids, n_prompt=n_prompt, n_generated=self.chunk * self.action_dim
         )
 
-    def _sequence(
-        self, prompt_TD: Tensor, patches_VD: Tensor, proprio: np.ndarray | None
-    ) -> Tensor:
+    def _sequence(self, prompt_TD: Tensor, patches_VD: Tensor, proprio_P: Tensor | None) -> Tensor:
         return torch.cat([prompt_TD[:1], patches_VD, prompt_TD[1:]])[None]
 
     def _predict(

@@ -76,13 +76,10 @@ class OpenVLAOFT(PrismaticVLA):
     def _input_macs(self) -> int:
         return 0 if self.proprio_projector is None else self.proprio_projector.macs()
 
-    def _sequence(
-        self, prompt_TD: Tensor, patches_VD: Tensor, proprio: np.ndarray | None
-    ) -> Tensor:
+    def _sequence(self, prompt_TD: Tensor, patches_VD: Tensor, proprio_P: Tensor | None) -> Tensor:
         parts = [prompt_TD[:1], patches_VD]
         if self.proprio_projector is not None:
-            state_P = torch.as_tensor(proprio, dtype=self.dtype, device=self.device)
-            parts.append(self.proprio_projector(state_P)[None])
+            parts.append(self.proprio_projector(proprio_P)[None])
         parts += [
             prompt_TD[1:],
             prompt_TD.new_zeros(self.chunk * self.action_dim, prompt_TD.shape[-1]),

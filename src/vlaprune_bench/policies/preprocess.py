@@ -109,6 +109,12 @@ def pixel_values(x_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
     """
     towers = []
     for mean, std in ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD)):
-        mean_C11, std_C11 = (x_NCHW.new_tensor(v).view(3, 1, 1) for v in (mean, std))
+        mean_C11, std_C11 = (_channels(values, x_NCHW.device) for values in (mean, std))
         towers.append((x_NCHW / 255.0 - mean_C11) / std_C11)
     return torch.cat(towers, dim=1).flatten(0, 1)[None].to(dtype)
+
+
+@cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1) float32, copied to the device once."""
+    return torch.tensor(values, device=device).view(3, 1, 1)

@@ -157,9 +157,7 @@ class PrismaticVLA(ABC):
         """The prefill's sequence for a prompt of that many tokens."""
 
     @abstractmethod
-    def _sequence(
-        self, prompt_TD: Tensor, patches_VD: Tensor, proprio: np.ndarray | None
-    ) -> Tensor:
+    def _sequence(self, prompt_TD: Tensor, patches_VD: Tensor, proprio_P: Tensor | None) -> Tensor:
         """Input embeddings of the full sequence, (1, L, width), in the order of TokenLayout."""
 
     @abstractmethod
@@ -254,9 +252,13 @@ class PrismaticVLA(ABC):
         """
         timer.enter("vision")
         layout, language_model, pruner = memory.layout, self.prismatic.language_model, self.pruner
+        proprio_P = None
+        if inputs.proprio is not None:
+            # before the towers: a copy to a GPU waits for the work launched before it
+            proprio_P = torch.as_tensor(inputs.proprio, dtype=self.dtype, device=self.device)
         patches_BVD = self.prismatic.patches(inputs.pixels_1CHW)
         prompt_TD = language_model.embed(memory.prompt_T)
-        sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], inputs.proprio)
+        sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], proprio_P)
         decoder = CallDecoder(
             language_model,
             sequence_BLD,

@@ -1,4 +1,12 @@
-"""The registry of pruning methods: every module of this folder that registers a `Pruner`."""
+"""The registry of pruning methods: every module of this folder that registers a `Pruner`, and
+those that other installed packages name as entry points of the group `vlaprune_bench.methods`:
+
+    [project.entry-points."vlaprune_bench.methods"]
+    loudest = "my_package.loudest"
+
+An entry point has the name its module registers a method under. The module is imported wherever
+methods are looked up, `--help` included: it should import torch where it is used.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +15,8 @@ import importlib.util
 import pkgutil
 import sys
 from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner, ScoredPruner, Selection
@@ -23,12 +33,40 @@ __all__ = [
     "methods",
 ]
 
+ENTRY_POINTS = "vlaprune_bench.methods"
+"""Group of entry points by which other packages bring methods."""
+
 
 def methods() -> dict[str, type[Pruner]]:
-    """Every registered method by name. Imports the method files, but neither torch nor a model."""
+    """Every registered method by name. Imports the method files, but neither torch nor a model.
+
+    Raises:
+        UserError: an installed package's method cannot be imported.
+    """
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
+    _load_installed()
     return dict(sorted(Pruner.get_known_choices().items()))
+
+
+@cache
+def _load_installed() -> None:
+    """Import the methods of other packages, once."""
+    for entry in entry_points(group=ENTRY_POINTS):
+        package = entry.dist.name if entry.dist else "an unnamed package"
+        about = f"package {package}: its pruning method {entry.name} ({entry.value})"
+        try:
+            entry.load()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"{about} cannot be imported: {reason}; repair or uninstall the package."
+            ) from error
+        if entry.name not in Pruner.get_known_choices():
+            raise UserError(
+                f"{about} registers no method of that name; the entry point must have the name "
+                "given to Pruner.register_subclass."
+            )
 
 
 def method_class(name: str, flag: str = "--method") -> type[Pruner]:

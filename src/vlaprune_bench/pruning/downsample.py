@@ -56,7 +56,8 @@ class Downsample(Pruner):
             # a pooled token stands where the patch in the middle of its block stood
             y, x = (middles(cut(side, self.pool)) for side in (rows, columns))
             index += [part.start + columns * row + column for row in y for column in x]
-        return Selection(torch.tensor(index, device=context.patches.device), torch.cat(values))
+        index_K = torch.tensor(index).to(context.patches.device, non_blocking=True)
+        return Selection(index_K, torch.cat(values))
 
 
 def cut(side: int, pool: int) -> list[int]:

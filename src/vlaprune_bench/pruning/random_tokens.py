@@ -31,4 +31,4 @@ class RandomTokens(ScoredPruner):
 
         # drawn by numpy on the host: every device keeps the same tokens
         ranks = np.random.default_rng(context.seed).permutation(context.layout.n_visual)
-        return torch.as_tensor(ranks, device=context.patches.device)
+        return torch.as_tensor(ranks).to(context.patches.device, non_blocking=True)

@@ -29,7 +29,8 @@ def prefill_attention(context: PruneContext, criterion: Criterion) -> Tensor:
 
     layout, device = context.layout, context.patches.device
     if criterion == "last" and context.causal:
-        rows = torch.tensor([layout.length - 1], device=device)
+        # filled on the device: a copy from the host would wait for it
+        rows = torch.full((1,), layout.length - 1, device=device)
     else:
         rows = torch.arange(layout.actions.start, device=device)
         if context.alive is not None:

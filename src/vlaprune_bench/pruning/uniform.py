@@ -31,7 +31,7 @@ class Uniform(ScoredPruner):
         import torch
 
         ranks = np.concatenate([dither_rank(*grid).ravel() for grid in context.layout.grids])
-        return torch.as_tensor(-ranks, device=context.patches.device)
+        return torch.as_tensor(-ranks).to(context.patches.device, non_blocking=True)
 
 
 def dither_rank(rows: int, columns: int) -> np.ndarray:

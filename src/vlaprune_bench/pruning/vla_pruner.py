@@ -136,6 +136,7 @@ class VlaPruner(BudgetPruner):
     def finish(self, context: PruneContext, memory: ActionHistory) -> None:
         import torch
 
-        rows = torch.as_tensor(list(context.layout.action_rows), device=context.patches.device)
+        first, beyond = context.layout.action_rows.start, context.layout.action_rows.stop
+        rows = torch.arange(first, beyond, device=context.patches.device)
         attention = [context.decoder.attention(layer, rows).mean(0) for layer in self.action_layers]
         memory.calls = [*memory.calls, torch.stack(attention).mean(0)][-self.window :]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlaprune_bench.config import EvalConfig, digest, dump, method_options, run_id
-from vlaprune_bench.rollout.display import Display
+from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
 from vlaprune_bench.rollout.episode import Progress, run_episode
+from vlaprune_bench.rollout.identity import Facts, identity, specs
 from vlaprune_bench.rollout.provenance import git_revision, versions
+from vlaprune_bench.rollout.scenes import StoredScenes
 from vlaprune_bench.store import Store
-from vlaprune_bench.tracking import Tracker
 from vlaprune_bench.types import PROTOCOLS, CallRow, EpisodeRow, EpisodeSpec, Status, UserError
 
 if TYPE_CHECKING:
@@ -31,42 +31,15 @@ INTERRUPTED = 130
 
 
 def evaluate(config: EvalConfig, command_line: list[str]) -> int:
-    """Run what is missing in the results folder.
+    """Run what is missing in the results folder; see `runner.run_cells`."""
+    from vlaprune_bench.rollout.runner import run_cells
 
-    Returns:
-        Exit code: 0, 1 where an episode ended in an error, 130 after Ctrl-C.
-
-    Raises:
-        UserError: something the user can put right, found before the first episode.
-    """
-    store = Store(config.output)
-    # the renderer is chosen before anything imports mujoco
-    from vlaprune_bench.sim.gl import choose_gl
-
-    gl_backend = choose_gl()
-    from vlaprune_bench.policies import load_policy
-    from vlaprune_bench.sim.assets import resolve_assets
-
-    policy = load_policy(
-        config.checkpoint,
-        config.pruner,
-        suite=config.suite,
-        device=config.device,
-        dtype=config.dtype,
-        attention=config.attention,
-        protocol=PROTOCOLS[config.protocol],
-        count_every=config.count_flops_every,
-        policy=config.policy,
-    )
-    assets = resolve_assets(config.assets, policy.info.assets)
-    engine = Engine(config, store, policy, assets, gl_backend)
-    store.save_config(run_id(config), f"# {' '.join(command_line)}\n{dump(config)}")
-    return engine.run()
+    return run_cells([config], command_line)
 
 
 @dataclass
 class Engine:
-    """Everything the episodes of one run share."""
+    """One configuration on a loaded policy: what its episodes share."""
 
     config: EvalConfig
     store: Store
@@ -76,79 +49,58 @@ class Engine:
     shapes_seen: set[tuple[int, ...]] = field(default_factory=set)
     """Sequence lengths already run: the first call of each is a warm-up."""
 
+    @property
+    def facts(self) -> Facts:
+        info = self.policy.info
+        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype)
+
     def specs(self) -> list[EpisodeSpec]:
         """The episodes asked for, task by task, trials in order."""
-        config = self.config
-        return [
-            EpisodeSpec(config.suite, task, trial, config.seed, config.protocol, config.budget)
-            for task in config.tasks
-            for trial in range(config.trials)
-        ]
-
-    def identity(self, spec: EpisodeSpec) -> dict[str, Any]:
-        """What makes an episode the same episode, wherever and whenever it runs."""
-        info = self.policy.info
-        return {
-            **asdict(spec),
-            "method": self.config.pruner.name,
-            "method_options": method_options(self.config.pruner),
-            "policy": info.policy,
-            "checkpoint_hash": info.checkpoint_hash,
-            "assets_hash": self.assets.hash,
-            "dtype": info.dtype,
-            "attention": info.attention,
-        }
+        return specs(self.config)
 
     def run(self) -> int:
-        """Run what the store does not hold yet; Ctrl-C keeps what was finished."""
-        specs = self.specs()
-        done = self.store.done()
-        missing = [spec for spec in specs if digest(self.identity(spec)) not in done]
-        code = 0
-        with Display(self.config, total=len(specs), skipped=len(specs) - len(missing)) as display:
-            for warning in self.warnings():
-                display.warn(warning)
-            try:
-                with Tracker(self.config) as tracker:
-                    for row in self.rows(missing):
-                        tracker.log(row)
-                        display.show(row)
-                        code = max(code, int(row.status != Status.OK))
-            except KeyboardInterrupt:
-                display.say("interrupted: what was finished is kept, the same command goes on")
-                code = INTERRUPTED
-        display.summary(self.store)
-        return code
+        """Run what the store does not hold yet; see `runner.Runner`."""
+        from vlaprune_bench.rollout.runner import run_engines
 
-    def rows(self, specs: list[EpisodeSpec]) -> Iterator[EpisodeRow]:
-        """Run episodes one after the other; each is written before it is yielded."""
+        return run_engines([self])
+
+    def open(self, spec: EpisodeSpec) -> LiberoTask:
+        """The task of an episode, simulated; to be closed."""
         from vlaprune_bench.sim.libero import LiberoTask
 
-        with ExitStack() as stack:
-            task: LiberoTask | None = None
-            for spec in specs:
-                if task is None or task.task != spec.task:
-                    stack.close()
-                    task = stack.enter_context(
-                        LiberoTask(spec.suite, spec.task, self.assets, PROTOCOLS[spec.protocol])
-                    )
-                row, calls = self.episode(task, spec)
-                self.store.append(row, calls)
-                yield row
-                if row.status != Status.OK:
-                    # whatever went wrong may have left the simulator in any state
-                    stack.close()
-                    task = None
+        return LiberoTask(
+            spec.suite,
+            spec.task,
+            self.assets,
+            PROTOCOLS[spec.protocol],
+            sim=self.config.sim,
+            scenes=self.config.scenes,
+        )
 
-    def episode(self, task: LiberoTask, spec: EpisodeSpec) -> tuple[EpisodeRow, list[CallRow]]:
-        """One episode, whatever comes of it: an exception is a row with status error."""
-        identity = self.identity(spec)
-        episode_id = digest(identity)
+    def episode(
+        self, task: LiberoTask, spec: EpisodeSpec, scenes: StoredScenes, notes: Sequence[str] = ()
+    ) -> tuple[EpisodeRow, list[CallRow]]:
+        """One episode, whatever comes of it: an exception is a row with status error.
+
+        Args:
+            task: of the episode.
+            spec: which episode.
+            scenes: what the results folder knows of the task's scenes.
+            notes: what else the reader of the row must know.
+        """
+        episode_id = digest(identity(self.config, spec, self.facts))
+        self.policy.pruner = self.config.pruner  # of many engines that share the policy
         progress = Progress()
         started, t0 = datetime.now(UTC), time.perf_counter()
         reset_s: list[float] = []
         error = None
+
+        def after_reset() -> None:
+            reset_s.append(time.perf_counter() - t0)
+            scenes.check(task, spec.trial, task.scene_hash)
+
         try:
+            scenes.check_task(task)
             with self.video(episode_id, spec, progress) as watch:
                 run_episode(
                     task,
@@ -156,9 +108,9 @@ class Engine:
                     spec,
                     # a function of the episode alone: methods that draw at random repeat
                     episode_seed=int(digest(asdict(spec)), 16),
-                    execute_steps=PROTOCOLS[spec.protocol].execute_steps,
+                    execute_steps=self.config.executed,
                     progress=progress,
-                    after_reset=lambda: reset_s.append(time.perf_counter() - t0),
+                    after_reset=after_reset,
                     watch=watch,
                     watch_every_step=self.config.video == "all",
                 )
@@ -182,6 +134,9 @@ class Engine:
             wall_s=time.perf_counter() - t0,
             reset_s=reset_s[0] if reset_s else None,
             started_at=started.isoformat(timespec="seconds"),
+            sim=task.sim,
+            self_check=task.self_check,
+            warnings=[*self.warnings(), *_warnings_of(task), *notes],
             **_costs(calls),
             **self.shared(spec),
         )
@@ -194,7 +149,8 @@ class Engine:
             **asdict(spec),
             "run_id": run_id(self.config),
             "env_seed": protocol.env_seed,
-            "execute_steps": protocol.execute_steps,
+            "execute_steps": self.config.executed,
+            "scenes": self.config.scenes,
             "method": pruner.name,
             "method_options": json.dumps(method_options(pruner)),
             "keep": pruner.keep_ratio,
@@ -204,7 +160,6 @@ class Engine:
             "checkpoint_trained": info.trained,
             "assets": self.assets.kind,
             "assets_hash": self.assets.hash,
-            "warnings": self.warnings(),
             "batch_size": 1,
             "device": info.device,
             "dtype": info.dtype,
@@ -271,6 +226,12 @@ class Engine:
                 writer.add(compose(shown, caption))
 
             yield watch
+
+
+def _warnings_of(task: LiberoTask) -> list[str]:
+    if task.self_check in (None, "passed"):
+        return []
+    return [f"the fast simulator path is not exact here ({task.self_check}): took the reference"]
 
 
 def _costs(calls: list[CallRow]) -> dict[str, Any]:

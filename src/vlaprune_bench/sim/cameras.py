@@ -39,8 +39,9 @@ class Cameras:
         visual.global_.offwidth = visual.global_.offheight = size
         if not self._model.light_castshadow.any():
             visual.quality.shadowsize = 0
-        self._context = MjRenderContextOffscreen(inner.sim, device_id=inner.render_gpu_device_id)
-        groups = self._context.vopt.geomgroup
+        MjRenderContextOffscreen(inner.sim, device_id=inner.render_gpu_device_id)
+        self._sim = inner.sim  # owns the context and frees it when the environment is closed
+        groups = inner.sim._render_context_offscreen.vopt.geomgroup
         groups[0] = int(inner.render_collision_mesh)
         groups[1] = int(inner.render_visual_mesh)
         assert not groups[_HIDDEN_GROUP]
@@ -63,7 +64,7 @@ class Cameras:
         Returns:
             For each of `types.CAMERAS` (size, size, 3) uint8, rows from the bottom up.
         """
-        size, context = self._size, self._context
+        size, context = self._size, self._sim._render_context_offscreen
         context.gl_ctx.make_current()
         frames = []
         for camera in self._ids:

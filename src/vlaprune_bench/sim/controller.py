@@ -34,9 +34,7 @@ for _library in Path(mujoco.__file__).parent.glob("libmujoco*.*"):
     llvmlite.binding.load_library_permanently(str(_library))
 
 _address, _int = types.intp, types.int32
-_forward_skip = types.ExternalFunction(
-    "mj_forwardSkip", types.void(_address, _address, _int, _int)
-)
+_forward_skip = types.ExternalFunction("mj_forwardSkip", types.void(_address, _address, _int, _int))
 _euler = types.ExternalFunction("mj_Euler", types.void(_address, _address))
 _jac_site = types.ExternalFunction(
     "mj_jacSite", types.void(_address, _address, _address, _address, _int)

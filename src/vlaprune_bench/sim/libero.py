@@ -13,21 +13,30 @@ nor steps go through robosuite, with equal results, bit for bit (see `fast`).
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.gl import choose_gl
-from vlaprune_bench.sim.memory import release_compiler
-from vlaprune_bench.sim.scenes import SceneProtocol, SceneTable
+from vlaprune_bench.sim.memory import release_last_model
+from vlaprune_bench.sim.scenes import SceneTable
 from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
 from vlaprune_bench.sim.tasks import get_task, load_init_states
-from vlaprune_bench.types import OPENVLA_PROTOCOL, Observation, Protocol, UserError
+from vlaprune_bench.types import (
+    OPENVLA_PROTOCOL,
+    Observation,
+    Protocol,
+    SceneProtocol,
+    SimPath,
+    UserError,
+)
+
+if TYPE_CHECKING:
+    from vlaprune_bench.sim.fast import FastSimulation
 
 ACTION_SIZE = 7
-Path = Literal["fast", "reference"]
 
 
 class LiberoTask:
@@ -63,7 +72,7 @@ class LiberoTask:
         assets: AssetSet,
         protocol: Protocol = OPENVLA_PROTOCOL,
         *,
-        sim: Path = "fast",
+        sim: SimPath = "fast",
         scenes: SceneProtocol = "reference",
         render: Literal["lazy", "always"] = "lazy",
     ) -> None:
@@ -86,7 +95,7 @@ class LiberoTask:
                 missing.
         """
         for key, value, known in (
-            ("sim", sim, get_args(Path)),
+            ("sim", sim, get_args(SimPath)),
             ("scenes", scenes, get_args(SceneProtocol)),
             ("render", render, ("lazy", "always")),
         ):
@@ -107,7 +116,7 @@ class LiberoTask:
         self.budget = protocol.budgets[suite]
         self.n_trials = len(self._init_states)
         self.gl_backend = choose_gl()
-        self.sim: Path = sim
+        self.sim: SimPath = sim
         self.self_check: str | None = None
         self.init_state_hash: str | None = None
         self.scene_hash: str | None = None
@@ -189,6 +198,7 @@ class LiberoTask:
         if self._environment is not None:
             self._environment.close()
             self._environment = None
+            del self._simulation, self._table  # they hold on to the model
 
     def __enter__(self) -> Self:
         return self
@@ -204,11 +214,11 @@ class LiberoTask:
                 f"choose 0 to {self.n_trials - 1}."
             )
         self._ready = False
-        if self._environment is None or not self._environment.open:
-            self._open()
-        assert self._environment is not None
         init_state = self._init_states[trial]
         try:
+            if self._environment is None or not self._environment.open:
+                self._open()
+            assert self._environment is not None
             shown = self._simulation.reset(trial, self._table[trial], init_state, look)
         except BaseException:
             self.close()  # half a scene is no scene
@@ -220,39 +230,32 @@ class LiberoTask:
 
     def _open(self) -> None:
         """Make the environment, and see whether the fast path may be taken."""
-        self._make()
-        if self.sim == "fast" and self.self_check is None:
-            from vlaprune_bench.sim.selfcheck import self_check
-
-            difference = self_check(self._simulation, self._table[0], self._init_states[0])
-            self.self_check = difference or "passed"
-            if difference:
-                self.sim = "reference"
-                self._make()
-
-    def _make(self) -> None:
         self.close()
-        self._environment = environment = SeededEnvironment(
-            self._info, self._assets, self._protocol, self._lazy
-        )
-        self._check_init_states()
+        environment = SeededEnvironment(self._info, self._assets, self._protocol, self._lazy)
+        self._environment = environment
         self._table = SceneTable(
             self.suite, self.task, self._protocol.env_seed, environment.draw, self._scenes
         )
+        self._simulation: FastSimulation | ReferenceSimulation
+        self._simulation = ReferenceSimulation(environment, self._lazy)
+        self._check_init_states(environment)
         if self.sim == "fast":
             from vlaprune_bench.sim.fast import FastSimulation
+            from vlaprune_bench.sim.selfcheck import self_check
 
-            release_compiler()
-            self._simulation = FastSimulation(environment, self._protocol.camera_size)
-        else:
-            self._simulation = ReferenceSimulation(environment, self._lazy)
+            release_last_model()
+            fast = FastSimulation(environment, self._protocol.camera_size)
+            difference = self_check(fast, self._table[0], self._init_states[0])
+            self.self_check = difference or "passed"
+            self._simulation = fast
+            if difference:
+                self.sim = "reference"
+                self._open()
 
-    def _check_init_states(self) -> None:
-        assert self._environment is not None
-        model = self._environment.env.sim.model
+    def _check_init_states(self, environment: SeededEnvironment) -> None:
+        model = environment.env.sim.model
         expected = 1 + model.nq + model.nv
         if self._init_states.shape[1] != expected:
-            self.close()
             raise RuntimeError(
                 f"{self._where()}: its init states have {self._init_states.shape[1]} numbers, the "
                 f"model built from {self._assets.path} takes {expected}."

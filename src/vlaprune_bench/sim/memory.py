@@ -7,20 +7,26 @@ import gc
 from pathlib import Path
 
 
-def release_compiler() -> None:
-    """Drop what MuJoCo keeps for compiling the same assets again, and return free pages.
+def cache_no_assets() -> None:
+    """Keep MuJoCo from caching processed meshes for the next compilation (some 150 MiB).
 
-    MuJoCo caches decoded and processed meshes, and holds on to the last XML it parsed; a process
-    that builds one model a task needs neither. Nothing a simulation computes depends on either.
+    Call it before the first model is compiled: MuJoCo 3.3.2 crashes when a cache in use is made
+    smaller. A process that builds one model a task gains nothing from the cache.
     """
     import mujoco
 
-    (library,) = list(Path(mujoco.__file__).parent.glob("libmujoco*.*"))[:1]
-    native = ctypes.CDLL(str(library))
-    native.mj_globalCache.restype = ctypes.c_void_p
-    native.mj_setCacheSize.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    native.mj_setCacheSize(native.mj_globalCache(), 0)
-    mujoco.MjModel.from_xml_string("<mujoco/>")  # becomes the last XML
+    for library in Path(mujoco.__file__).parent.glob("libmujoco*.*"):
+        native = ctypes.CDLL(str(library))
+        native.mj_globalCache.restype = ctypes.c_void_p
+        native.mj_setCacheSize.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+        native.mj_setCacheSize(native.mj_globalCache(), 0)
+
+
+def release_last_model() -> None:
+    """Drop the model MuJoCo keeps to save its XML again, and return free pages (some 170 MiB)."""
+    import mujoco
+
+    mujoco.MjModel.from_xml_string("<mujoco/>")  # becomes the one that is kept
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
     if trim is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaprune_bench.sim.gl import choose_gl, gl_environment
+from vlaprune_bench.sim.memory import cache_no_assets
 from vlaprune_bench.types import UserError
 
 
@@ -122,10 +123,13 @@ def import_libero() -> Any:
     # robosuite warns at import that it has no private macro file; its logger is set up there, but
     # the level of a logger may be set before. Errors still show.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
+    first = "mujoco" not in sys.modules
     with quiet():
         envs = importlib.import_module("libero.libero.envs")
         binding = importlib.import_module("robosuite.utils.binding_utils")
         mujoco = importlib.import_module("mujoco")
+    if first:
+        cache_no_assets()
     # By default MuJoCo writes its warnings to a file in the current folder.
     mujoco.set_mju_user_warning(logging.getLogger("mujoco").warning)
     wanted = gl_environment(backend)["MUJOCO_GL"]

@@ -16,13 +16,11 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from vlaprune_bench.types import UserError
-
-SceneProtocol = Literal["reference", "fresh"]
+from vlaprune_bench.types import SceneProtocol
 
 MAX_PLACEMENT_TRIES = 20
 """Placements tried for one reset before giving up (the reference tries for ever)."""
@@ -57,14 +55,8 @@ class SceneTable:
             draw: Draws from the global numpy generator what one reset draws, given the number of
                 models built by then (`draw_reset`); raises robosuite's `RandomizationError` where
                 the reset would.
-            protocol: "reference" or "fresh".
-
-        Raises:
-            UserError: no such scene protocol.
+            protocol: Which scene a trial is.
         """
-        if protocol not in get_args(SceneProtocol):
-            known = " or ".join(get_args(SceneProtocol))
-            raise UserError(f"scenes={protocol!r} is unknown: choose {known}.")
         self._name = f"{suite} task {task}"
         self._seed = seed
         self._draw = draw

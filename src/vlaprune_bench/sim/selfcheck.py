@@ -41,7 +41,7 @@ def self_check(fast: FastSimulation, scene: Scene, init_state: np.ndarray) -> st
         shown = fast.step(action, look=k == last)
         what = _difference(shown, fast.state(), *wanted[k])
         if what is not None:
-            return f"{what} after {k + 1} control steps"
+            return f"{what} after control step {k + 1}"
     return None
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlaprune_bench.measure.flops import llm_prefill_macs
 from vlaprune_bench.policies.prismatic.run import DecoderRun
@@ -35,7 +35,9 @@ class CallDecoder(DecoderRun):
         rows = rows.to(self._sequence_BLD.device)
         position_N = torch.cat(tap.query_N)
         index_R = torch.searchsorted(position_N, rows).clamp_(max=len(position_N) - 1)
-        if not torch.equal(position_N[index_R], rows):
+        # a GPU would have to be waited for at every look: checked on the CPU alone, where every
+        # method is tested
+        if rows.device.type == "cpu" and not torch.equal(position_N[index_R], rows):
             raise ValueError(f"decoder layer {layer} did not compute all rows asked for")
         queries_RHd = torch.cat(tap.queries_NH)[index_R].view(len(rows), model.heads, -1)
         queries_RHd = model.rotate(queries_RHd, torch.cat(tap.rope_N)[index_R])
@@ -84,19 +86,20 @@ class CallDecoder(DecoderRun):
 
         The mean over query rows commutes with q_proj, and the keys' projection is applied to the
         one resulting query instead: exact in real numbers, 2 d^2 + V d MAC instead of
-        (2 V + T) d^2 or so. Computed in float32.
+        (2 V + T) d^2 or so. The projections are products in the weights' precision, so that no
+        call makes a float32 copy of them; the rest is float32.
         """
         model = self._model
         block: Any = model.model.layers[layer]
         q_proj, k_proj = block.self_attn.q_proj, block.self_attn.k_proj
         normed_T, normed_V = (block.input_layernorm(x).float() for x in (queries, keys))
-        q_1H = _affine(q_proj, normed_T.mean(0, keepdim=True))
+        q_1H = q_proj(normed_T.mean(0, keepdim=True).to(q_proj.weight.dtype))
         q_HW = q_1H.view(model.heads, -1)
         # query heads that share a key head see the same keys, so their queries add up
         q_1K = q_HW.unflatten(0, (model.kv_heads, -1)).sum(1).view(1, -1)
-        scores_1V = (q_1K @ k_proj.weight.float()) @ normed_V.T
+        scores_1V = (q_1K @ k_proj.weight).float() @ normed_V.T
         if k_proj.bias is not None:
-            scores_1V = scores_1V + q_1K @ k_proj.bias.float()
+            scores_1V = scores_1V + q_1K.float() @ k_proj.bias.float()
         shape = model.shape
         self.charge(shape.width * (shape.query_width + shape.kv_width + len(keys)))
         return scores_1V[0] / (model.heads * q_HW.shape[-1] ** 0.5)
@@ -112,8 +115,3 @@ def _mean_attention(queries_RHd: Tensor, keys_HKd: Tensor, visible_RK: Tensor | 
     if visible_RK is not None:
         scores_HgRK = scores_HgRK.masked_fill(~visible_RK, float("-inf"))
     return scores_HgRK.softmax(-1).mean((0, 1))
-
-
-def _affine(linear: nn.Linear, x: Tensor) -> Tensor:
-    bias = None if linear.bias is None else linear.bias.float()
-    return nn.functional.linear(x, linear.weight.float(), bias)

@@ -1,4 +1,4 @@
-"""Furniture that is placed anew at each reset: the cabinet with three drawers, and the stove.
+"""Furniture with joints: the cabinets with three drawers, the stove, and the microwave.
 
 Joint names, axes, ranges and damping, body and site names, and the positions the predicates test
 follow LIBERO's fixtures; the geometry is ours.
@@ -16,15 +16,14 @@ from vlaprune_bench.sim.assets.lite_mjcf import (
     ALONG_X,
     Model,
     Shape,
-    Vec3,
     box,
     cylinder,
     slab,
     turn_z,
 )
+from vlaprune_bench.sim.assets.lite_textures import Colour
 
 FOLDER = "articulated_objects"
-_RADIUS: Vec3 = (0.045, 0.045, 0.0)
 
 # Cabinet, metres: the carcass spans these corners; each drawer is given by its front panel's
 # (lowest, highest) edge, its region's centre, and its handle's height.
@@ -36,10 +35,20 @@ _DRAWERS = {
 }
 
 
-def cabinet(model: Model, folder: Path) -> None:
-    """A wooden chest of three drawers that slide along -y."""
-    lite_textures.wood("cabinet", (62, 46, 36), 0.16).save(folder / "grain.png")
-    lite_textures.wood("drawer", (104, 76, 54), 0.14).save(folder / "front.png")
+def wooden_cabinet(model: Model, folder: Path) -> None:
+    """The dark cabinet."""
+    _cabinet(model, folder, (62, 46, 36), (104, 76, 54), 0.15)
+
+
+def white_cabinet(model: Model, folder: Path) -> None:
+    """The white cabinet."""
+    _cabinet(model, folder, (204, 204, 204), (226, 226, 224), 0.03)
+
+
+def _cabinet(model: Model, folder: Path, carcass: Colour, fronts: Colour, contrast: float) -> None:
+    """A chest of three drawers that slide along -y."""
+    lite_textures.wood("cabinet", carcass, contrast).save(folder / "grain.png")
+    lite_textures.wood("drawer", fronts, contrast).save(folder / "front.png")
     lite_textures.brushed("handle", (150, 150, 150)).save(folder / "handle.png")
     wood = model.material("wood", texture=f"{folder.name}/grain.png", shine=0.1)
     front = model.material("front", texture=f"{folder.name}/front.png", shine=0.1)
@@ -48,9 +57,9 @@ def cabinet(model: Model, folder: Path) -> None:
     base = model.body(model.object, "base")
     top = box((0.12534, 0.09438, 0.00147), (0.00354, 0.01567, 0.22152))
     model.site(base, "top_side", top, (0.8, 0.8, 0.0, 0.0))
-    carcass = _carcass()
-    model.solid(base, carcass)
-    model.look(base, [*carcass, _top_board()], wood)
+    boards = _carcass()
+    model.solid(base, boards)
+    model.look(base, [*boards, _top_board()], wood)
     for name, (low, high, region, handle) in _DRAWERS.items():
         drawer = model.body(base, f"cabinet_{name}")
         model.joint(drawer, f"{name}_level", "slide", (0, 1, 0), (-0.16, 0.01), damping=50)
@@ -112,7 +121,7 @@ def stove(model: Model, folder: Path) -> None:
     """A flat cooker: a burner on a metal block, and a knob that turns about z."""
     lite_textures.brushed("stove", (176, 176, 178)).save(folder / "metal.png")
     grooves = (*(k / 6 for k in range(1, 6)), 0.97)
-    lite_textures.rings((62, 62, 64), (28, 28, 30), grooves).save(folder / "burner.png")
+    lite_textures.rings((84, 84, 86), (30, 30, 32), grooves).save(folder / "burner.png")
     metal = model.material("metal", texture=f"{folder.name}/metal.png", shine=0.5)
     plate = model.material("plate", texture=f"{folder.name}/burner.png", kind="2d", shine=0.3)
     dark = model.material("dark", (0.09, 0.09, 0.09), shine=0.4)
@@ -143,10 +152,69 @@ def _knob(model: Model, button: ET.Element, material: str) -> None:
     model.look(button, [cylinder(0.0475, height, centre), *ridge], material)
 
 
+# Microwave, metres: the corners of the case, and how far its walls reach inwards.
+_CASE = ((-0.1725, -0.0880, 0.0), (0.1725, 0.1110, 0.1870))
+_CAVITY = ((-0.1435, -0.0875, 0.0240), (0.0635, 0.0805, 0.1680))
+
+
+def microwave(model: Model, folder: Path) -> None:
+    """An oven whose door swings about its left edge, towards -y."""
+    black = model.material("black", (0.10, 0.10, 0.105), shine=0.5)
+    inside = model.material("inside", (0.33, 0.33, 0.34), shine=0.2)
+    metal = model.material("metal", (0.62, 0.62, 0.63), shine=0.7)
+    model.site(model.object, "top_side", box((0.12, 0.0835, 0.005), (0, 0.01, 0.20)))
+    model.site(model.object, "heating_region", box((0.12, 0.0835, 0.08), (0, 0.01, 0.096)))
+    (x0, y0, z0), (x1, y1, z1) = _CASE
+    (a0, _, c0), (a1, b1, c1) = _CAVITY
+    walls = [
+        slab((x0, y0, z0), (a0, y1, z1)),
+        slab((a1, y0, z0), (x1, y1, z1)),
+        slab((a0, b1, z0), (a1, y1, z1)),
+        slab((a0, y0, c1), (a1, b1, z1)),
+        slab((a0, y0, z0), (a1, b1, c0)),
+    ]
+    panel = slab((0.0875, -0.1105, z0), (x1, y0, z1))
+    model.solid(model.object, [*walls, panel], 3.0, passive=True)
+    model.look(model.object, [*walls, panel], black)
+    model.look(model.object, [slab((a0, b1 - 0.001, c0), (a1, b1, c1))], inside)
+    buttons = [
+        slab((x - 0.008, -0.1115, z - 0.006), (x + 0.008, -0.1100, z + 0.006))
+        for x in (0.113, 0.147)
+        for z in (0.040, 0.065, 0.090)
+    ]
+    model.look(model.object, [*buttons, slab((0.1, -0.1115, 0.13), (0.16, -0.11, 0.16))], metal)
+    _door(model, black, metal)
+
+
+def _door(model: Model, frame: str, metal: str) -> None:
+    """A framed pane with a bar to pull, hinged at its left edge."""
+    door = model.body(model.object, "microdoorroot", (-0.1725, -0.088, 0.096))
+    model.joint(door, "microjoint", "hinge", (0, 0, 1), (-2.094, 0.0), damping=0.5, inertial=False)
+    x0, x1, y0, y1, z = 0.0, 0.2590, -0.0250, -0.0010, 0.0925
+    bar = box((0.0090, 0.0090, 0.0750), (0.2375, -0.0540, 0))
+    posts = [box((0.0090, 0.0150, 0.0090), (0.2375, -0.0375, s * 0.065)) for s in (-1, 1)]
+    model.solid(door, [slab((x0, y0, -z), (x1, y1, z)), bar, *posts], 0.26, passive=True)
+    boards = [
+        slab((x0, y0, -z), (0.0350, y1, z)),
+        slab((0.2190, y0, -z), (x1, y1, z)),
+        slab((0.0350, y0, 0.0620), (0.2190, y1, z)),
+        slab((0.0350, y0, -z), (0.2190, y1, -0.0620)),
+    ]
+    model.look(door, boards, frame)
+    pane = model.material("pane", (0.30, 0.30, 0.30), shine=0.6, alpha=0.35)
+    model.look(door, [slab((0.0350, -0.0150, -0.0620), (0.2190, -0.0110, 0.0620))], pane)
+    model.look(door, [cylinder(0.0095, 0.0750, bar.pos), *posts], metal)
+
+
 FIXTURES: dict[str, Callable[[Model, Path], None]] = {
-    "wooden_cabinet": cabinet,
     "flat_stove": stove,
+    "microwave": microwave,
+    "white_cabinet": white_cabinet,
+    "wooden_cabinet": wooden_cabinet,
 }
+
+# Where the placement sites are: the cabinets' and the stove's, and the microwave's.
+_SITES = {"microwave": (-0.06, 0.06, 0.015)}
 
 
 def write_fixtures(root: Path) -> list[str]:
@@ -154,7 +222,8 @@ def write_fixtures(root: Path) -> list[str]:
     for name, make in FIXTURES.items():
         folder = root / FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
-        model = Model(name, bottom=-0.045, top=0.045, radius=_RADIUS)
+        bottom, top, radius = _SITES.get(name, (-0.045, 0.045, 0.045))
+        model = Model(name, bottom, top, (radius, radius, 0.0))
         make(model, folder)
         model.save(root / FOLDER / f"{name}.xml")
     return list(FIXTURES)

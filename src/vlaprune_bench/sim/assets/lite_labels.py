@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vlaprune_bench.sim.assets.lite_mesh import picture_row
 from vlaprune_bench.sim.assets.lite_textures import Colour
 
 FACE = 128
@@ -20,10 +21,9 @@ def bands(stops: Sequence[tuple[float, Colour]], height: int = 128) -> Image.Ima
     """Horizontal stripes for a turned body: each colour reaches up to its share of the height."""
     image = Image.new("RGB", (8, height))
     draw = ImageDraw.Draw(image)
-    low = 0.0
-    for high, colour in stops:
-        draw.rectangle((0, round((1 - high) * height), 8, round((1 - low) * height) - 1), colour)
-        low = high
+    for share, colour in reversed(stops):
+        draw.rectangle((0, round((1 - picture_row(share)) * height), 8, height), colour)
+    draw.rectangle((0, 0, 8, round((1 - picture_row(1.0)) * height)), stops[-1][1])
     return image
 
 
@@ -53,7 +53,7 @@ def wrap(
     """
     width, height = 512, 256
     strip = bands(stops, height).resize((width, height), Image.Resampling.NEAREST)
-    low, high = (round((1 - share) * height) for share in span)
+    low, high = (round((1 - picture_row(share)) * height) for share in span)
     face = draw_face(label, (width // 2, low - high))
     strip.paste(face, (0, high))
     strip.paste(face, (width // 2, high))
@@ -164,10 +164,16 @@ def _swirl(draw: ImageDraw.ImageDraw, box: Box) -> None:
     _discs(draw, box, [(0.5, 0.38, 0.2, 0.16)], (240, 232, 220))
 
 
+def _grapes(draw: ImageDraw.ImageDraw, box: Box) -> None:
+    rows = ((0.3, 0.2), (0.5, 0.2), (0.7, 0.2), (0.4, 0.45), (0.6, 0.45), (0.5, 0.7))
+    _discs(draw, box, [(x, y, 0.12, 0.14) for x, y in rows], (96, 40, 90))
+
+
 MOTIFS: dict[str, Callable[[ImageDraw.ImageDraw, Box], None]] = {
     "biscuits": _biscuits,
     "cow": _cow,
     "flame": _flame,
+    "grapes": _grapes,
     "leaf": _leaf,
     "letters": _letters,
     "orange": _orange,

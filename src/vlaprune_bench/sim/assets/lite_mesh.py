@@ -36,6 +36,14 @@ class Mesh:
         path.write_text("\n".join(lines) + "\n", encoding="ascii")
 
 
+def picture_row(share: float) -> float:
+    """Where a share of a body's height lies in its picture.
+
+    Pictures repeat, and small ones are blurred: near one edge the opposite one would show through.
+    """
+    return 0.06 + 0.88 * share
+
+
 def lathe(
     outline: Sequence[Vec2],
     rows: Sequence[float] | None = None,
@@ -60,7 +68,7 @@ def lathe(
         for k in range(segments):
             angle = 2 * math.pi * k / segments
             vertices.append((radius * math.cos(angle), squash * radius * math.sin(angle), z))
-        coordinates += [(k / segments, row) for k in range(width)]
+        coordinates += [(k / segments, picture_row(row)) for k in range(width)]
 
     def corner(ring: int, k: int) -> tuple[int, int]:
         return ring * segments + k % segments, ring * width + k
@@ -129,16 +137,18 @@ def tube(path: Sequence[Vec2], radius: float, sides: int = 8) -> Mesh:
     return Mesh(vertices, [(0.5, 0.5)], triangles)
 
 
-def prism(polygon: Sequence[Vec2], half: float) -> Mesh:
-    """A convex polygon of (y, z) points, anticlockwise, drawn out over x = -half .. half."""
+def prism(polygon: Sequence[Vec2], half: float, tile: float = 1.0) -> Mesh:
+    """A convex polygon of (y, z) points, anticlockwise, drawn out over x = -half .. half.
+
+    The picture lies flat on the polygon and repeats every `tile` metres.
+    """
     count = len(polygon)
     vertices = [(x, y, z) for x in (-half, half) for y, z in polygon]
-    triangles: list[tuple[tuple[int, int], ...]] = []
+    triangles: list[tuple[int, int, int]] = []
     for k in range(1, count - 1):
-        triangles.append(((0, 0), (k + 1, 0), (k, 0)))
-        triangles.append(((count, 0), (count + k, 0), (count + k + 1, 0)))
+        triangles += [(0, k + 1, k), (count, count + k, count + k + 1)]
     for k in range(count):
         a, b = k, (k + 1) % count
-        triangles.append(((a, 0), (b, 0), (count + b, 0)))
-        triangles.append(((a, 0), (count + b, 0), (count + a, 0)))
-    return Mesh(vertices, [(0.5, 0.5)], triangles)
+        triangles += [(a, b, count + b), (a, count + b, count + a)]
+    coordinates = [(y / tile, z / tile) for _, y, z in vertices]
+    return Mesh(vertices, coordinates, [tuple((v, v) for v in corners) for corners in triangles])

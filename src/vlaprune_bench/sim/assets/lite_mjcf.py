@@ -24,7 +24,7 @@ ALONG_X: Quat = (math.sqrt(0.5), 0.0, math.sqrt(0.5), 0.0)
 """Turns the z axis of a cylinder onto x."""
 
 # The contact numbers LIBERO gives every object: stiff, and grippy enough for a rim grasp.
-_CONTACT = {
+CONTACT = {
     "solimp": "0.998 0.998 0.001",
     "solref": "0.001 1",
     "friction": "0.95 0.3 0.1",
@@ -85,6 +85,17 @@ def cylinder(
 def turn_z(angle: float) -> Quat:
     """Rotation about z."""
     return (math.cos(angle / 2), 0.0, 0.0, math.sin(angle / 2))
+
+
+def turn_x(angle: float) -> Quat:
+    """Rotation about x."""
+    return (math.cos(angle / 2), math.sin(angle / 2), 0.0, 0.0)
+
+
+def along_z_to_x(sign: int) -> Quat:
+    """A quarter turn about y (`sign` 1) or back (-1): how LIBERO lays some of its regions."""
+    half = math.sqrt(0.5)
+    return (half, 0.0, sign * half, 0.0)
 
 
 def ring(
@@ -171,6 +182,7 @@ class Model:
         kind: str = "cube",
         faces: bool = False,
         shine: float = 0.2,
+        alpha: float = 1.0,
     ) -> str:
         """Add a material and return its name.
 
@@ -180,9 +192,10 @@ class Model:
             texture: PNG path relative to the file, or None for a plain colour.
             kind: "cube" wraps the picture round every face, "2d" projects it along z.
             faces: The PNG is a 3x4 grid of one picture a face (see `lite_textures.carton`).
+            alpha: Opacity.
             shine: Strength of highlights. Never reflectance: MuJoCo would draw the scene twice.
         """
-        material = {"name": name, "rgba": numbers((*rgb, 1.0))}
+        material = {"name": name, "rgba": numbers((*rgb, alpha))}
         material |= {"specular": numbers([shine]), "shininess": numbers([shine])}
         if texture is not None:
             attributes = {"name": f"tex-{name}", "type": kind, "file": texture}
@@ -215,9 +228,14 @@ class Model:
         axis: Vec3,
         limits: tuple[float, float],
         damping: float,
+        inertial: bool = True,
     ) -> None:
-        """A limited slide or hinge, on a body of LIBERO's fixed inertia (3 kg, 1 kg m^2)."""
-        ET.SubElement(body, "inertial", pos="0 0 0", mass="3", diaginertia="1 1 1")
+        """A limited slide or hinge, on a body of LIBERO's fixed inertia (3 kg, 1 kg m^2).
+
+        With `inertial` false the inertia follows from what can be touched.
+        """
+        if inertial:
+            ET.SubElement(body, "inertial", pos="0 0 0", mass="3", diaginertia="1 1 1")
         ET.SubElement(
             body,
             "joint",
@@ -235,12 +253,18 @@ class Model:
         shapes: Sequence[Shape],
         mass: float | None = None,
         names: Sequence[str] = (),
+        passive: bool = False,
     ) -> None:
-        """Collision geoms; `mass` (kg) is spread by volume, None is for bodies that cannot move."""
+        """Collision geoms; `mass` (kg) is spread by volume, None is for bodies that cannot move.
+
+        Two `passive` geoms do not touch each other, whatever bodies they are on.
+        """
         density = 100.0 if mass is None else mass / sum(shape.volume for shape in shapes)
         for k, shape in enumerate(shapes):
             geom = self._geom(body, shape, "0", names[k] if k < len(names) else None)
-            geom.attrib |= {**_CONTACT, "density": numbers([density]), "rgba": "0.8 0.8 0.8 0.3"}
+            geom.attrib |= {**CONTACT, "density": numbers([density]), "rgba": "0.8 0.8 0.8 0.3"}
+            if passive:
+                geom.set("contype", "0")
 
     def look(self, body: ET.Element, shapes: Sequence[Shape], material: str) -> None:
         """Visual geoms."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 
@@ -109,6 +109,19 @@ def weave(name: str, colour: Colour, across: int = 16) -> Image.Image:
     ends = np.where(over, y % step, x % step)
     gaps = np.where((ends < 2) | (ends > step - 3), -0.35, 0.0)
     return tinted(colour, 0.3 * bulge - 0.15 + gaps + 0.05 * noise(random_source(name), 3, 3))
+
+
+def patchwork(name: str) -> Image.Image:
+    """Black, white, grey and orange panels of many sizes."""
+    rng = random_source(name)
+    image = Image.new("RGB", (SIDE, SIDE), (18, 18, 18))
+    draw = ImageDraw.Draw(image)
+    colours = ((150, 148, 145), (120, 118, 116), (168, 84, 48), (30, 30, 30), (70, 68, 68))
+    for _ in range(36):
+        x, y = rng.integers(-20, SIDE, 2)
+        w, h = rng.integers(16, 80, 2)
+        draw.rectangle((x, y, x + w, y + h), fill=colours[rng.integers(len(colours))])
+    return image
 
 
 Surface = tuple[Callable[[str, Colour], Image.Image], Colour]

@@ -1,0 +1,248 @@
+"""Time methods against `none` in one process, call by call in turn, so that drift cancels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlaprune_bench.config import digest, method_options
+from vlaprune_bench.profile.config import ProfileConfig
+from vlaprune_bench.profile.inputs import INSTRUCTION, observation, poses
+from vlaprune_bench.profile.rows import ProfileRow
+from vlaprune_bench.pruning import Pruner
+from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.rollout.provenance import git_revision, versions
+from vlaprune_bench.types import CallMeasures, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlaprune_bench.policies.vla import PrismaticVLA
+
+STAGES = ("total", "preprocess", "vision", "scoring", "prefill", "decode", "head")
+SEED = 0
+
+
+@dataclass
+class Variant:
+    """One method at one keep, in an episode of its own."""
+
+    pruner: Pruner
+    memory: Any
+    calls: list[CallMeasures] = field(default_factory=list)
+    """Timed ones, one a round."""
+    peaks: list[tuple[int, int]] = field(default_factory=list)
+    """Bytes: the peak of each timed call, and what the call added; CUDA only."""
+
+    def measured(self) -> list[int]:
+        """Rounds that count: those in which the method pruned; all of `none`."""
+        every = isinstance(self.pruner, NoPruning)
+        return [i for i, call in enumerate(self.calls) if every or call.pruned]
+
+    def column(self, name: str) -> np.ndarray:
+        """A measure of the calls that count, in order of rounds."""
+        return np.array([getattr(self.calls[i], name) for i in self.measured()], dtype=float)
+
+
+def profile(config: ProfileConfig, tick: Callable[[str], None] = print) -> list[ProfileRow]:
+    """Measure what the configuration asks for and write it.
+
+    Args:
+        config: what to measure.
+        tick: told what is going on.
+
+    Returns:
+        One row per method and keep, `none` first.
+
+    Raises:
+        UserError: something the user can put right.
+    """
+    pruners = config.pruners()
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output is {config.output}; it must be a folder that can be written to "
+            f"({error.strerror})."
+        ) from error
+    started = datetime.now(UTC)
+    tick("loading")
+    policy = load(config)
+    for pruner in pruners:  # one that does not fit is refused before anything is timed
+        policy.pruner = pruner
+    rounds = config.rounds or (20 if policy.device.type == "cuda" else 5)
+    variants = run_rounds(policy, pruners, rounds, config.warmup, tick)
+    info = policy.info
+    shared = {
+        "policy": info.policy,
+        "checkpoint": info.name,
+        "checkpoint_hash": info.checkpoint_hash,
+        "random_weights": config.shape is not None,
+        "rounds": rounds,
+        "warmup": config.warmup,
+        "batch_size": 1,
+        "device": info.device,
+        "dtype": info.dtype,
+        "attention": info.attention,
+        "started_at": started.isoformat(timespec="seconds"),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }
+    shared["profile_id"] = digest([shared, started.isoformat(), asdict(config)])
+    rows = [summarise(variant, variants[0], shared) for variant in variants]
+
+    from vlaprune_bench.store import write_rows
+
+    write_rows(ProfileRow, rows, config.output / f"profile-{shared['profile_id']}.parquet")
+    return rows
+
+
+def load(config: ProfileConfig) -> PrismaticVLA:
+    """The policy, of a checkpoint or a named shape.
+
+    Normalisation moves no cost: the first statistics of a checkpoint will do.
+    """
+    from vlaprune_bench.policies import load_policy
+    from vlaprune_bench.policies.checkpoint import Checkpoint
+
+    if config.shape is not None:
+        from vlaprune_bench.policies import shapes
+
+        checkpoint: Checkpoint = shapes.SHAPES[config.shape]
+    else:
+        checkpoint = Checkpoint.find(config.checkpoint or "tiny")
+    if not checkpoint.statistics:
+        raise UserError(
+            f"--checkpoint is {checkpoint.source}; it has no dataset_statistics.json and no "
+            "norm_stats in config.json."
+        )
+    policy: Any = load_policy(
+        checkpoint,
+        NoPruning(),
+        suite=next(iter(checkpoint.statistics)),
+        device=config.device,
+        dtype=config.dtype,
+        attention=config.attention,
+        policy=config.policy,
+    )
+    return policy
+
+
+def run_rounds(
+    policy: PrismaticVLA,
+    pruners: list[Pruner],
+    rounds: int,
+    warmup: int,
+    tick: Callable[[str], None] = print,
+) -> list[Variant]:
+    """Call every method once a round, in an order drawn anew each round.
+
+    Args:
+        policy: its method is changed.
+        pruners: the methods.
+        rounds: timed ones.
+        warmup: rounds before them; they also give methods with a history the calls they need.
+        tick: told about each round.
+
+    Returns:
+        The methods with their timed calls, in the order given.
+    """
+    variants = []
+    for pruner in pruners:
+        policy.pruner = pruner
+        variants.append(Variant(pruner, policy.start(INSTRUCTION, SEED)))
+    order = np.random.default_rng(SEED)
+    for number in range(warmup + rounds):
+        tick(f"round {number + 1} of {warmup + rounds}{' (warm-up)' if number < warmup else ''}")
+        for index in order.permutation(len(variants)):
+            variant = variants[index]
+            policy.pruner = variant.pruner
+            peak = _Peak(policy.device)
+            chunk = policy.act(variant.memory, observation(number), poses(number))
+            if number >= warmup:
+                variant.calls.append(chunk.measures)
+                variant.peaks += peak.read()
+    return variants
+
+
+class _Peak:
+    """Memory of one call on a CUDA device; nothing elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._before = device, 0
+        if device.type == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(device)
+            self._before = torch.cuda.memory_allocated(device)
+
+    def read(self) -> Iterator[tuple[int, int]]:
+        """Peak, and what of it is above the start, bytes."""
+        if self._device.type == "cuda":
+            import torch
+
+            peak = torch.cuda.max_memory_allocated(self._device)
+            yield peak, peak - self._before
+
+
+def summarise(variant: Variant, none: Variant, shared: dict[str, Any]) -> ProfileRow:
+    """One method's row.
+
+    Args:
+        variant: the method.
+        none: the baseline of the same rounds.
+        shared: columns that all rows of the run share.
+    """
+    counted = variant.measured()
+    latencies: dict[str, Any] = {}
+    for stage in STAGES:
+        ms = variant.column(f"latency_{stage}_ms")
+        for q in (50, 90):
+            latencies[f"latency_{stage}_p{q}_ms"] = _percentile(ms, q)
+    paired = [none.calls[i].latency_total_ms / variant.calls[i].latency_total_ms for i in counted]
+    peaks = [variant.peaks[i] for i in counted] if variant.peaks else []
+    return ProfileRow(
+        method=variant.pruner.name,
+        method_options=json.dumps(method_options(variant.pruner)),
+        keep=variant.pruner.keep_ratio,
+        timed_calls=len(variant.calls),
+        pruned_calls=sum(call.pruned for call in variant.calls),
+        visual_tokens=variant.calls[0].visual_tokens,
+        visual_tokens_kept=_mean(variant, "visual_tokens_kept"),
+        total_flops=_mean(variant, "total_flops"),
+        llm_prefill_macs=_mean(variant, "llm_prefill_macs"),
+        scoring_flops=_mean(variant, "scoring_flops"),
+        speedup=_percentile(np.array(paired), 50),
+        flops_ratio=_ratio(_mean(none, "total_flops"), _mean(variant, "total_flops")),
+        prefill_speedup=_ratio(_prefill_ms(none), _prefill_ms(variant)),
+        prefill_macs_ratio=_ratio(
+            _mean(none, "llm_prefill_macs"), _mean(variant, "llm_prefill_macs")
+        ),
+        peak_memory_bytes=max((peak for peak, _ in peaks), default=None),
+        call_memory_bytes=max((added for _, added in peaks), default=None),
+        **latencies,
+        **shared,
+    )
+
+
+def _prefill_ms(variant: Variant) -> float | None:
+    ms = variant.column("latency_prefill_ms") + variant.column("latency_scoring_ms")
+    return _percentile(ms, 50)
+
+
+def _percentile(values: np.ndarray, q: int) -> float | None:
+    return float(np.percentile(values, q)) if len(values) else None
+
+
+def _mean(variant: Variant, name: str) -> float | None:
+    values = variant.column(name)
+    return float(values.mean()) if len(values) else None
+
+
+def _ratio(above: float | None, below: float | None) -> float | None:
+    return None if above is None or below is None else above / below

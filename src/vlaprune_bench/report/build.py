@@ -1,0 +1,91 @@
+"""A whole report: the tables of a folder in their order, and its warnings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vlaprune_bench.report.caveats import caveats
+from vlaprune_bench.report.cells import Results, read
+from vlaprune_bench.report.compare import (
+    Pairs,
+    discordant_table,
+    paired_table,
+    pairs,
+    trials_table,
+)
+from vlaprune_bench.report.overview import Overview
+from vlaprune_bench.report.published import side_by_side
+from vlaprune_bench.report.render import Table
+from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
+
+MARGIN = 0.05
+"""Default margin of non-inferiority, fraction."""
+
+
+@dataclass
+class Report:
+    """Everything there is to say about a results folder, worked out when asked for."""
+
+    results: Results
+    margin: float = MARGIN
+
+    @cached_property
+    def overview(self) -> Overview:
+        return Overview(self.results)
+
+    @cached_property
+    def pairs(self) -> list[Pairs]:
+        return pairs(self.results)
+
+    @cached_property
+    def axes(self) -> list[Axis]:
+        return axes(self.results)
+
+    @cached_property
+    def paired(self) -> Table:
+        return paired_table(self.results, self.pairs, self.margin)
+
+    @cached_property
+    def discordant(self) -> Table:
+        return discordant_table(self.results, self.pairs)
+
+    @cached_property
+    def sweeps(self) -> list[Table]:
+        """A table for every option that varies, in the order of `axes`."""
+        return [sweep_table(self.overview, axis) for axis in self.axes]
+
+    @cached_property
+    def beside(self) -> list[Table]:
+        """Published rows beside ours, where any match."""
+        return side_by_side(self.overview)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        return caveats(self.results, self.pairs)
+
+    def tables(self, per_task: bool = False, per_episode: bool = False) -> list[Table]:
+        """All tables that have rows.
+
+        Args:
+            per_task: with the breakdown by task.
+            per_episode: with the episodes that only one of two methods solved.
+        """
+        found = [self.overview.success, self.overview.cost]
+        if per_task:
+            found.append(self.overview.tasks)
+        found.append(self.paired)
+        if per_episode:
+            found.append(self.discordant)
+        found += [trials_table(self.results, self.pairs), *self.sweeps, *self.beside]
+        return [table for table in found if table.rows]
+
+
+def load(folder: Path, margin: float = MARGIN) -> Report:
+    """Read a results folder.
+
+    Raises:
+        UserError: it holds no episodes.
+    """
+    return Report(read(folder), margin)

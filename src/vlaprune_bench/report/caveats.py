@@ -1,0 +1,134 @@
+"""What the reader of a report must know before believing it, as sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vlaprune_bench.report.cells import PAIR, Results
+from vlaprune_bench.report.compare import Pairs
+from vlaprune_bench.report.overview import missing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def caveats(results: Results, found: list[Pairs]) -> list[str]:
+    """Warnings about a results folder, the gravest first.
+
+    Args:
+        results: the folder.
+        found: of `compare.pairs`.
+    """
+    episodes = results.episodes
+    return [
+        *_own_warnings(episodes),
+        *_losses(results),
+        *_mixtures(results),
+        *_pairing(results, found),
+        *_latency(episodes),
+        *_runs(results),
+    ]
+
+
+def _own_warnings(episodes: pd.DataFrame) -> Iterator[str]:
+    """What the rows themselves say."""
+    counts = episodes.warnings.explode().dropna().value_counts()
+    for sentence, count in counts.items():
+        yield f"{sentence} ({count} of {len(episodes)} episodes)"
+
+
+def _losses(results: Results) -> Iterator[str]:
+    """Episodes that are not there, or ended otherwise than by success or failure."""
+    for status, count in results.episodes.status.value_counts().items():
+        if status != "ok":
+            yield f"{count} episodes have status {status}: they count in no rate"
+    absent = missing(results)
+    if any(absent):
+        cells = sum(count > 0 for count in absent)
+        yield f"{sum(absent)} episodes are missing in {cells} of {len(absent)} cells"
+    for index, group in results.groups.items():
+        doubles = int(group.duplicated([*PAIR, "checkpoint"]).sum())
+        if doubles:
+            label = results.cells[index].label
+            yield f"{label}: {doubles} episodes were measured more than once; rates count each"
+
+
+def _mixtures(results: Results) -> Iterator[str]:
+    """What should be one thing and is several."""
+    episodes = results.episodes
+    for column, title in (
+        ("assets", "asset sets"),
+        ("device", "devices"),
+        ("dtype", "precisions"),
+        ("attention", "attention backends"),
+        ("protocol", "protocols"),
+        ("gl_backend", "renderers"),
+        ("git_revision", "source revisions"),
+    ):
+        values = sorted(map(str, episodes[column].dropna().unique()))
+        if len(values) > 1:
+            yield f"mixed {title}: {', '.join(values)}"
+    for kind, group in episodes.groupby("assets"):
+        if group.assets_hash.nunique() > 1:
+            hashes = ", ".join(sorted(group.assets_hash.unique()))
+            yield f"mixed versions of the {kind} assets: {hashes}"
+    for checkpoint, group in episodes.groupby("checkpoint"):
+        if group.checkpoint_hash.nunique() > 1:
+            yield f"{checkpoint} stands for {group.checkpoint_hash.nunique()} different checkpoints"
+    if any(str(revision).endswith("-dirty") for revision in episodes.git_revision.unique()):
+        yield "some episodes ran from a source tree with changes that were not committed"
+    for name, found in versions(episodes).items():
+        if len(found) > 1:
+            yield f"mixed versions of {name}: {', '.join(found)}"
+    if (episodes.budget != "protocol").any():
+        yield "some episodes had another budget than their protocol's"
+
+
+def versions(episodes: pd.DataFrame) -> dict[str, list[str]]:
+    """Package versions that occur, by package."""
+    found: dict[str, set[str]] = {}
+    for text in episodes.versions.unique():
+        for name, version in json.loads(text).items():
+            found.setdefault(name, set()).add(str(version or "not installed"))
+    return {name: sorted(values) for name, values in sorted(found.items())}
+
+
+def _pairing(results: Results, found: list[Pairs]) -> Iterator[str]:
+    """Comparisons that cannot be made, or are not what they seem."""
+    compared = {pair.cell.index for pair in found}
+    alone = [c.label for c in results.cells if c.method != "none" and c.index not in compared]
+    if alone:
+        yield f"no run of none in the same setting for {_some(alone)}: not compared"
+    for pair in found:
+        if pair.unpaired:
+            yield f"{pair.cell.label}: {pair.unpaired} episodes have no finished partner of none"
+        if pair.scenes_differ:
+            yield (
+                f"{pair.cell.label}: {pair.scenes_differ} of {len(pair.frame)} pairs began in "
+                "different scenes than none did"
+            )
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _latency(episodes: pd.DataFrame) -> Iterator[str]:
+    sizes = sorted(int(size) for size in episodes.batch_size.unique())
+    if sizes != [1]:
+        yield (
+            f"batch sizes are {', '.join(map(str, sizes))}: latency is reported from batch size 1 "
+            f"alone ({int((episodes.batch_size == 1).sum())} of {len(episodes)} episodes)"
+        )
+
+
+def _runs(results: Results) -> Iterator[str]:
+    empty = sorted(set(results.runs) - set(results.episodes.run_id))
+    if empty:
+        yield f"runs with a configuration and no episode: {_some(empty)}"
+    unknown = sorted(set(results.episodes.run_id) - set(results.runs))
+    if unknown:
+        yield f"the configuration of these runs is not in the folder: {_some(unknown)}"

@@ -1,0 +1,189 @@
+"""From episodes to cells: which episodes are one configuration, and what it is called.
+
+A cell is a method with its options in one setting. Episodes of several suites belong to one cell;
+published OpenVLA-OFT checkpoints are one per suite, so the checkpoint is part of the setting only
+where a policy ran one suite with more than one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlaprune_bench.types import PROTOCOLS, SUITES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SETTING = ("policy", "checkpoint", "assets", "protocol", "budget", "dtype", "attention")
+"""What must agree before two methods are compared."""
+PAIR = ["suite", "task", "trial", "seed"]
+"""What makes two episodes of one setting the same episode."""
+TITLES = {name: name.removeprefix("libero_").capitalize() for name in SUITES}
+TITLES["libero_10"] = "Long"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method with its options in one setting."""
+
+    index: int
+    method: str
+    keep: float
+    """nan: the method has none."""
+    options: dict[str, Any]
+    """Flat, as in `gate.lookback`; `keep` left out."""
+    setting: dict[str, str]
+    varying: str
+    """The options in which cells of this method differ, as text."""
+
+    @property
+    def label(self) -> str:
+        """Method, keep and varying options."""
+        keep = "" if math.isnan(self.keep) else f" {self.keep:g}"
+        return f"{self.method}{keep}" + (f" ({self.varying})" if self.varying else "")
+
+
+@dataclass
+class Results:
+    """A results folder, read and sorted into cells."""
+
+    folder: Path
+    episodes: pd.DataFrame
+    """As `load_results` gives them, with columns `budget`, `family` and `cell` added."""
+    cells: list[Cell]
+    runs: dict[str, str] = field(default_factory=dict)
+    """Text of each `_runs/<run_id>.yaml`: command and configuration."""
+
+    @cached_property
+    def groups(self) -> dict[int, pd.DataFrame]:
+        """Episodes by index of their cell."""
+        return {int(index): group for index, group in self.episodes.groupby("cell")}
+
+    @cached_property
+    def suites(self) -> list[str]:
+        """The suites there are, in LIBERO's order."""
+        present = set(self.episodes.suite)
+        return [suite for suite in SUITES if suite in present] + sorted(present - set(SUITES))
+
+    @cached_property
+    def shown_settings(self) -> list[str]:
+        """The parts of the setting in which cells differ."""
+        return [n for n in SETTING if len({cell.setting[n] for cell in self.cells}) > 1]
+
+    def episodes_of(self, cell: Cell) -> pd.DataFrame:
+        return self.groups[cell.index]
+
+    def baseline(self, cell: Cell) -> Cell | None:
+        """The cell of `none` in the same setting, where there is one."""
+        same = (c for c in self.cells if c.method == "none" and c.setting == cell.setting)
+        return next(same, None)
+
+
+def read(folder: Path) -> Results:
+    """Read a results folder.
+
+    Raises:
+        UserError: it holds no episodes.
+    """
+    from vlaprune_bench.store import load_results
+
+    runs = {path.stem: path.read_text() for path in sorted((folder / "_runs").glob("[!.]*.yaml"))}
+    return gather(load_results(folder), folder, runs)
+
+
+def gather(
+    episodes: pd.DataFrame, folder: Path = Path(), runs: dict[str, str] | None = None
+) -> Results:
+    """Sort episodes into cells.
+
+    Args:
+        episodes: as `store.load_results` gives them.
+        folder: where calls and videos lie.
+        runs: configuration texts by run id.
+    """
+    episodes = episodes.copy()
+    episodes["budget"] = _budgets(episodes)
+    episodes["family"] = _families(episodes)
+    columns = ["family" if name == "checkpoint" else name for name in SETTING]
+    columns += ["method", "keep", "method_options"]
+    number = episodes.groupby(columns, dropna=False).ngroup()
+    kinds = episodes[columns].assign(number=number).drop_duplicates("number")
+    made = [_cell(dict(zip(columns, row, strict=False))) for row in kinds.itertuples(index=False)]
+    order = sorted(range(len(made)), key=lambda k: _rank(made[k]))
+    episodes["cell"] = number.map({int(kinds.number.iloc[k]): i for i, k in enumerate(order)})
+    return Results(folder, episodes, _name([made[k] for k in order]), runs or {})
+
+
+def _budgets(episodes: pd.DataFrame) -> list[str]:
+    """`protocol` where an episode had its protocol's budget, else the number of steps."""
+    kinds = episodes[["protocol", "suite", "max_steps"]].drop_duplicates()
+    names = {
+        (protocol, suite, steps): "protocol"
+        if protocol in PROTOCOLS and PROTOCOLS[protocol].budgets.get(suite) == steps
+        else f"{steps} steps"
+        for protocol, suite, steps in kinds.itertuples(index=False)
+    }
+    keys = zip(episodes.protocol, episodes.suite, episodes.max_steps, strict=True)
+    return [names[key] for key in keys]
+
+
+def _families(episodes: pd.DataFrame) -> pd.Series:
+    """The checkpoint, or `one per suite` where that tells the same and no suite had two."""
+    group = episodes.groupby(["policy", "assets"]).checkpoint
+    many = group.transform("nunique") > 1
+    per_suite = episodes.groupby(["policy", "assets", "suite"]).checkpoint.transform("nunique")
+    clash = (per_suite > 1).groupby([episodes.policy, episodes.assets]).transform("any")
+    return episodes.checkpoint.mask(many & ~clash, "one per suite")
+
+
+def flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options with dotted names: {"gate": {"rule": "avg"}} is {"gate.rule": "avg"}."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _cell(row: dict[str, Any]) -> Cell:
+    keep = math.nan if row["keep"] is None else float(row["keep"])
+    options = flatten(json.loads(row["method_options"]))
+    options.pop("keep", None)
+    setting = {n: str(row["family" if n == "checkpoint" else n]) for n in SETTING}
+    return Cell(0, row["method"], keep, options, setting, "")
+
+
+def _rank(cell: Cell) -> tuple[Any, ...]:
+    """Settings apart; `none` first, then by method, keep falling, options rising."""
+    keep = math.inf if math.isnan(cell.keep) else cell.keep
+    options = [sortable(value) for _, value in sorted(cell.options.items())]
+    return list(cell.setting.values()), cell.method != "none", cell.method, -keep, options
+
+
+def sortable(value: Any) -> tuple[str, Any]:
+    """A key that orders numbers as numbers and anything else by its text."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return ("", value) if number else ("text", str(value))
+
+
+def differing(cells: list[Cell]) -> list[str]:
+    """Names of the options that are not the same in all these cells."""
+    names = sorted({name for cell in cells for name in cell.options})
+    return [n for n in names if len({repr(cell.options.get(n)) for cell in cells}) > 1]
+
+
+def _name(cells: list[Cell]) -> list[Cell]:
+    """Number the cells and give each the options its method's cells differ in."""
+    named = []
+    for index, cell in enumerate(cells):
+        names = differing([c for c in cells if c.method == cell.method])
+        text = ", ".join(f"{n}={cell.options[n]}" for n in names if n in cell.options)
+        named.append(Cell(index, cell.method, cell.keep, cell.options, cell.setting, text))
+    return named

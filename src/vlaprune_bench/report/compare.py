@@ -1,0 +1,180 @@
+"""Each cell against `none` on the same episodes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.overview import identity, identity_columns
+from vlaprune_bench.report.render import Column, Table
+from vlaprune_bench.report.stats import (
+    anytime_p,
+    holm,
+    mcnemar,
+    non_inferiority,
+    paired_difference,
+    pairs_to_see,
+    rate,
+    trials_to_see,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEEN = (0.01, 0.02, 0.05)
+"""Differences for which the number of trials is told, fractions."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Episodes that a cell and `none` both finished."""
+
+    cell: Cell
+    frame: pd.DataFrame
+    """Columns of `PAIR`, success and success_none (bool), episode_id and episode_id_none."""
+    unpaired: int
+    """Finished episodes of the cell that `none` lacks or did not finish."""
+    scenes_differ: int = 0
+    """Pairs whose scene hashes differ: they are no pairs in truth."""
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """Solved by `none` alone."""
+        return self.frame[self.frame.success_none & ~self.frame.success]
+
+    @property
+    def gains(self) -> pd.DataFrame:
+        """Solved by the cell alone."""
+        return self.frame[self.frame.success & ~self.frame.success_none]
+
+
+def pairs(results: Results) -> list[Pairs]:
+    """The cells that have a `none` in their setting, with their shared episodes."""
+    found = []
+    for cell in results.cells:
+        base = results.baseline(cell)
+        if base is None or base is cell:
+            continue
+        own, none = (_finished(results.episodes_of(c)) for c in (cell, base))
+        frame = own.merge(none, on=PAIR, suffixes=("", "_none"))
+        differ = int((frame.scene_hash != frame.scene_hash_none).sum())
+        found.append(Pairs(cell, frame, len(own) - len(frame), differ))
+    return found
+
+
+def _finished(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Finished episodes, each once (the first, where two runs measured the same)."""
+    ok = episodes[episodes.status == "ok"].drop_duplicates(PAIR)
+    return ok[[*PAIR, "episode_id", "scene_hash"]].assign(success=ok.success.astype(bool))
+
+
+def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
+    """One row per cell over all suites, and per suite where there are several.
+
+    Args:
+        results: the folder.
+        found: of `pairs`.
+        margin: how much worse than `none` still counts as not inferior, a fraction.
+    """
+    rows: list[dict[str, Any]] = []
+    for pair in found:
+        rows.append({**identity(pair.cell), **_row("all", pair.frame, margin)})
+        if len(results.suites) > 1:
+            for suite in results.suites:
+                own = pair.frame[pair.frame.suite == suite]
+                if len(own):
+                    rows.append({**identity(pair.cell), **_row(suite, own, margin)})
+    for whole in (True, False):
+        family = [row for row in rows if (row["suite"] == "all") == whole]
+        for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
+            row["p_holm"] = p
+    columns = [
+        *identity_columns(results),
+        Column("suite", "suite", leading=True),
+        Column("pairs", "pairs", "count"),
+        Column("losses", "only none\nsolved", "count"),
+        Column("gains", "only it\nsolved", "count"),
+        Column("difference", "difference\npoints", "points"),
+        Column("p", "McNemar\np", "p"),
+        Column("p_holm", "p\n(Holm)", "p"),
+        Column("p_anytime", "p\nanytime", "p"),
+        Column("p_inferior", f"p worse by\n{100 * margin:g} points", "p"),
+        Column("verdict", "verdict"),
+    ]
+    notes = [
+        "Same scene, init state and seed. Difference: Tango's 95 % score interval; McNemar exact, "
+        "two-sided; Holm over the cells (rows of all suites) or over cells and suites.",
+        "Anytime: stays valid when a sweep is stopped on what it shows.",
+        f"Not inferior: not worse by {100 * margin:g} points or more (one-sided, 2.5 %).",
+    ]
+    return Table("paired", "Paired with none", columns, rows, notes)
+
+
+def _row(suite: str, frame: pd.DataFrame, margin: float) -> dict[str, Any]:
+    losses = int((frame.success_none & ~frame.success).sum())
+    gains = int((frame.success & ~frame.success_none).sum())
+    p = mcnemar(losses, gains) if len(frame) else math.nan
+    inferior = non_inferiority(losses, gains, len(frame), margin)
+    return {
+        "suite": TITLES.get(suite, suite),
+        "pairs": len(frame),
+        "losses": losses,
+        "gains": gains,
+        "difference": paired_difference(losses, gains, len(frame)),
+        "p": p,
+        "p_anytime": anytime_p(losses, gains) if len(frame) else math.nan,
+        "p_inferior": inferior,
+        "verdict": "not inferior" if inferior < 0.025 else "not shown",
+    }
+
+
+def discordant_table(results: Results, found: list[Pairs]) -> Table:
+    """The episodes that only one of the two solved."""
+    rows = []
+    for pair in found:
+        for who, frame in (("none", pair.losses), (pair.cell.method, pair.gains)):
+            known = {**identity(pair.cell), "solved_by": who}
+            rows += [{**known, **row} for row in frame.to_dict("records")]
+    columns = [
+        *identity_columns(results),
+        *(Column(name, name) for name in PAIR),
+        Column("solved_by", "solved only by"),
+        Column("episode_id", "episode"),
+        Column("episode_id_none", "episode of none"),
+    ]
+    return Table("discordant", "Episodes only one of the two solved", columns, rows)
+
+
+def trials_table(results: Results, found: list[Pairs]) -> Table:
+    """How many trials it takes to see 1, 2 and 5 points."""
+    rows = []
+    for cell in results.cells:
+        if cell.method != "none":
+            continue
+        ok = _finished(results.episodes_of(cell))
+        base = rate(int(ok.success.sum()), len(ok))
+        own = [pair for pair in found if pair.cell.setting == cell.setting and len(pair.frame)]
+        total = sum(len(pair.frame) for pair in own)
+        share = sum(len(p.losses) + len(p.gains) for p in own) / total if total else math.nan
+        for design, value in (("two runs", base.value), ("pairs", share)):
+            row = {**identity(cell), "design": design, "from": value}
+            for difference in SEEN:
+                if design == "two runs":
+                    row[f"d{difference}"] = trials_to_see(difference, value)
+                elif not math.isnan(share):
+                    row[f"d{difference}"] = pairs_to_see(difference, share)
+            rows.append(row)
+    columns = [
+        *(Column(name, name, leading=True) for name in results.shown_settings),
+        Column("design", "design", leading=True),
+        Column("from", "observed\n%", "percent"),
+        *(Column(f"d{d}", f"{100 * d:g} point{'s' * (d > 0.01)}", "count") for d in SEEN),
+    ]
+    notes = [
+        "Episodes of each method to see a fall in success with power 0.8 at two-sided level 0.05. "
+        "Two runs: unpaired, from the success rate of none (Fleiss). Pairs: on the same episodes, "
+        "from the share of episodes only one of the two solved (Connor).",
+    ]
+    return Table("trials", "Trials needed", columns, rows, notes)

@@ -1,0 +1,241 @@
+"""The tables of a results folder: success, cost, tasks."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from vlaprune_bench.report.calls import steady_calls
+from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.render import Column, Table
+from vlaprune_bench.report.stats import average, rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INTERVALS = (
+    "Success in percent with 95 % intervals: Wilson for a suite or task; for the average of suites "
+    "a bootstrap over tasks and trials, never shorter than Wilson's."
+)
+COSTS = (
+    "Means per policy call. MACs: decoder prefill, 4nd²+2n²d+3ndm with the true token count of "
+    "each layer. FLOPs: 2 × MAC of everything the call executed, scoring and probe layers included."
+)
+LATENCY = (
+    "Latency: whole synchronised calls at batch size 1, warm-up calls left out; ratios are to "
+    "`none` in the same setting on the same device."
+)
+
+
+def identity_columns(results: Results) -> list[Column]:
+    """The columns that say which cell a row is."""
+    columns = [Column(name, name, leading=True) for name in results.shown_settings]
+    columns.append(Column("method", "method", leading=True))
+    columns.append(Column("keep", "keep", "number", leading=True))
+    if any(cell.varying for cell in results.cells):
+        columns.append(Column("options", "options", leading=True))
+    return columns
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    return {
+        **cell.setting,
+        "method": cell.method,
+        "keep": cell.keep,
+        "options": cell.varying or " ",
+        "cell": cell.index,
+    }
+
+
+def by_task(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Successes and trials (episodes with status ok) by suite and task."""
+    ok = episodes[episodes.status == "ok"]
+    success = ok.success.astype(bool)
+    return success.groupby([ok.suite, ok.task]).agg(successes="sum", trials="size")
+
+
+class Overview:
+    """What the tables and pictures of one folder share, worked out once."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+
+    @cached_property
+    def latencies(self) -> dict[tuple[int, str], pd.DataFrame]:
+        """Calls without warm-up at batch 1, by cell and device."""
+        calls = steady_calls(self.results.folder, self.results.episodes)
+        groups = calls.groupby(["cell", "device"], observed=True)
+        return {(int(cell), str(device)): group for (cell, device), group in groups}
+
+    @cached_property
+    def success(self) -> Table:
+        """Rows are cells; columns are suites and their average."""
+        results = self.results
+        absent = missing(results)
+        rows = []
+        for cell in results.cells:
+            episodes = results.episodes_of(cell)
+            tasks = by_task(episodes)
+            row = identity(cell)
+            arrays = []
+            for suite in results.suites:
+                if suite in tasks.index.get_level_values(0):
+                    own = tasks.loc[suite]
+                    row[suite] = rate(int(own.successes.sum()), int(own.trials.sum()))
+                    arrays.append((own.successes.to_numpy(), own.trials.to_numpy()))
+            if len(arrays) == len(results.suites):
+                row["average"] = average(arrays)
+            row["episodes"] = int((episodes.status == "ok").sum())
+            row["errors"] = len(episodes) - row["episodes"]
+            row["missing"] = absent[cell.index]
+            rows.append(row)
+        columns = identity_columns(results)
+        columns += [Column(suite, TITLES.get(suite, suite), "percent") for suite in results.suites]
+        if len(results.suites) > 1:
+            columns.append(Column("average", "average", "percent"))
+        columns += [Column(n, n, "count") for n in ("episodes", "errors", "missing")]
+        notes = [INTERVALS, "Errors and timeouts are no failures and count in no rate."]
+        if len(results.suites) > 1 and any("average" not in row for row in rows):
+            notes.append("No average where a suite is missing.")
+        return Table("success", f"Success rates{self.shared}", columns, rows, notes)
+
+    @property
+    def shared(self) -> str:
+        """What all cells have in common, for titles."""
+        setting = self.results.cells[0].setting
+        usual = {"protocol": "openvla", "budget": "protocol"}
+        shown = [
+            f"{value} assets" if name == "assets" else value
+            for name, value in setting.items()
+            if name not in self.results.shown_settings and usual.get(name) != value
+        ]
+        return f": {', '.join(shown)}" if shown else ""
+
+    @cached_property
+    def cost(self) -> Table:
+        """Rows are cells on a device; what a policy call costs."""
+        results = self.results
+        rows = []
+        for cell in results.cells:
+            for device, episodes in results.episodes_of(cell).groupby("device"):
+                rows.append({**identity(cell), "device": str(device), **_means(episodes)})
+                rows[-1] |= self._latency(cell, str(device), episodes)
+        plain = {(row["cell"], row["device"]): row for row in rows}
+        for row in rows:
+            base = results.baseline(results.cells[row["cell"]])
+            none = plain.get((base.index, row["device"])) if base else None
+            if none:
+                for name in ("macs", "flops", "p50", "p90"):
+                    row[f"{name}_ratio"] = _ratio(row[name], none[name])
+        columns = identity_columns(results)
+        if results.episodes.device.nunique() > 1:
+            columns.append(Column("device", "device"))
+        columns += [
+            Column("tokens", "visual\ntokens", "count"),
+            Column("pruned", "pruned\ncalls %", "percent"),
+            Column("macs", "prefill\nMACs", "flops"),
+            Column("macs_ratio", "÷ none", "ratio"),
+            Column("flops", "total\nFLOPs", "flops"),
+            Column("flops_ratio", "÷ none", "ratio"),
+            Column("p50", "p50\nms", "ms"),
+            Column("p90", "p90\nms", "ms"),
+            Column("p50_ratio", "p50\n÷ none", "ratio"),
+        ]
+        notes = [COSTS, LATENCY]
+        if any(row["p50_source"] == "episodes" for row in rows):
+            notes.append("Where no call rows are at hand, p50 is the median of episodes' medians.")
+        return Table("cost", f"Cost per policy call{self.shared}", columns, rows, notes)
+
+    def _latency(self, cell: Cell, device: str, episodes: pd.DataFrame) -> dict[str, Any]:
+        import numpy as np
+
+        calls = self.latencies.get((cell.index, device))
+        if calls is not None:
+            p50, p90 = np.quantile(calls.latency_total_ms, (0.5, 0.9))
+            return {"p50": float(p50), "p90": float(p90), "p50_source": "calls"}
+        medians = episodes[episodes.batch_size == 1].latency_p50_ms
+        p50 = float(medians.median()) if medians.notna().any() else math.nan
+        return {"p50": p50, "p90": math.nan, "p50_source": "" if math.isnan(p50) else "episodes"}
+
+    @cached_property
+    def tasks(self) -> Table:
+        """Rows are tasks, columns are cells: success rates with Wilson intervals."""
+        results = self.results
+        rows: dict[tuple[str, int], dict[str, Any]] = {}
+        names = results.episodes.drop_duplicates(["suite", "task"])
+        for suite, task, name in sorted(
+            zip(names.suite, names.task, names.task_name, strict=True),
+            key=lambda key: (results.suites.index(key[0]), key[1]),
+        ):
+            rows[suite, task] = {"suite": TITLES.get(suite, suite), "task": task, "name": name}
+        for cell in results.cells:
+            for key, own in by_task(results.episodes_of(cell)).iterrows():
+                suite, task = key  # type: ignore[misc]
+                rows[suite, task][f"c{cell.index}"] = rate(int(own.successes), int(own.trials))
+        columns = [Column("suite", "suite", leading=True)]
+        columns.append(Column("task", "task", "count", leading=True))
+        columns.append(Column("name", "name", leading=True))
+        columns += [Column(f"c{c.index}", _full(results, c), "percent") for c in results.cells]
+        return Table("tasks", f"Success by task{self.shared}", columns, list(rows.values()))
+
+
+def _full(results: Results, cell: Cell) -> str:
+    """A cell's label with the parts of its setting that are not shared."""
+    return " ".join([*(cell.setting[name] for name in results.shown_settings), cell.label])
+
+
+def _means(episodes: pd.DataFrame) -> dict[str, float]:
+    """Means over calls of what episodes give as means over their own calls."""
+    made = episodes[episodes.calls > 0]
+    weights = made.calls / made.calls.sum()
+    names = {
+        "tokens": "visual_tokens_kept_mean",
+        "pruned": "pruned_call_fraction",
+        "macs": "llm_prefill_macs_mean",
+        "flops": "total_flops_mean",
+    }
+    return {
+        key: float((made[column].astype(float) * weights).sum()) if len(made) else math.nan
+        for key, column in names.items()
+    }
+
+
+def _ratio(value: float, base: float) -> float:
+    return value / base if base else math.nan
+
+
+def missing(results: Results) -> list[int]:
+    """How many episodes each cell lacks.
+
+    Expected are those that its runs' configurations name and those that any cell of the same
+    setting has.
+    """
+    have: list[set[tuple[Any, ...]]] = []
+    asked: list[set[tuple[Any, ...]]] = []
+    plans = {run: plan(text) for run, text in results.runs.items()}
+    for cell in results.cells:
+        episodes = results.episodes_of(cell)
+        have.append(set(episodes[PAIR].itertuples(index=False, name=None)))
+        asked.append(set().union(*(plans.get(run, set()) for run in episodes.run_id.unique())))
+    counts = []
+    for cell in results.cells:
+        expected = asked[cell.index].copy()
+        for other in results.cells:
+            if other.setting == cell.setting:
+                expected |= have[other.index]
+        counts.append(len(expected - have[cell.index]))
+    return counts
+
+
+def plan(text: str) -> set[tuple[str, int, int, int]]:
+    """The (suite, task, trial, seed) that a run's configuration asks for."""
+    config = yaml.safe_load(text)
+    if not isinstance(config, dict) or "suite" not in config:
+        return set()
+    suite = config["suite"]
+    tasks = config.get("task_ids") or range(90 if suite == "libero_90" else 10)
+    trials = range(config.get("trials", 50))
+    return {(suite, task, trial, config.get("seed", 7)) for task in tasks for trial in trials}

@@ -1,0 +1,391 @@
+"""Published numbers, each with what its trials can tell, and ours beside them.
+
+`published.csv` and `published_robot.csv` hold what sources print. No two definitions share a
+column: what a source calls FLOPs or speedup is named beside every number.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from vlaprune_bench.report.cells import TITLES, Cell
+from vlaprune_bench.report.overview import Overview
+from vlaprune_bench.report.render import Column, Table
+from vlaprune_bench.report.stats import Rate, combine, rate
+
+TRIALS = 500
+"""Trials a suite has in LIBERO's protocol: 10 tasks of 50 init states."""
+SUITE_OF = {
+    "spatial": "libero_spatial",
+    "object": "libero_object",
+    "goal": "libero_goal",
+    "long": "libero_10",
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a source's cost columns mean."""
+
+    flops: str
+    macs: bool
+    """The FLOPs column counts multiply-adds of the prefill as `llm_prefill_macs` does."""
+    speedup: str
+
+
+UNSTATED = Definition("not printed", False, "not printed")
+DEFINITIONS = {
+    "ADP table": Definition(
+        "2 per MAC in linear terms, 1 in attention", False, "ratio of its FLOPs, not a timing"
+    ),
+    "VLA-Pruner table": Definition(
+        "MAC of the decoder prefill", True, "time of a whole action, RTX 4090"
+    ),
+    "VLA-Cache": Definition(
+        "MAC of the decoder prefill", True, "time of the layer loop alone, RTX 4090"
+    ),
+    "SpecPrune-VLA": Definition("only shares of FLOPs, in the note", False, "timing on A800"),
+}
+
+
+def definition(source: str) -> Definition:
+    """What the columns of a source mean."""
+    return next((d for name, d in DEFINITIONS.items() if source.startswith(name)), UNSTATED)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of published.csv."""
+
+    source: str
+    backbone: str
+    method: str
+    keep: float
+    """nan: not stated."""
+    rates: dict[str, Rate]
+    """By suite, with the interval of `TRIALS` trials."""
+    printed_average: float
+    """As printed, fraction; nan: not printed."""
+    flops: float
+    """Operations as printed, in the source's own unit; nan: not printed."""
+    speedup: float
+    hardware: str
+    note: str
+
+    @property
+    def average(self) -> Rate:
+        """Mean of the suites, the interval with tasks as they are."""
+        return combine(list(self.rates.values()), [1 / len(self.rates)] * len(self.rates))
+
+
+def _rows(name: str) -> list[dict[str, str]]:
+    text = (files("vlaprune_bench.report") / name).read_text()
+    return list(csv.DictReader(text.splitlines()))
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
+
+
+def entries() -> list[Entry]:
+    """Every published row."""
+    found = []
+    for row in _rows("published.csv"):
+        rates = {
+            suite: rate(float(row[name]) / 100 * TRIALS, TRIALS)
+            for name, suite in SUITE_OF.items()
+            if row[name]
+        }
+        found.append(
+            Entry(
+                row["source"],
+                row["backbone"],
+                row["method"],
+                _number(row["keep"]),
+                rates,
+                _number(row["average"]) / 100,
+                _number(row["flops_T_printed"]) * 1e12,
+                _number(row["speedup_printed"]),
+                row["hardware"],
+                row["note"],
+            )
+        )
+    return found
+
+
+def verdict(difference: Rate) -> str:
+    """Whether an interval of a difference leaves out 0."""
+    if math.isnan(difference.value):
+        return ""
+    return "within noise" if difference.low <= 0 <= difference.high else "beyond noise"
+
+
+def against_none(entry: Entry, known: list[Entry]) -> dict[str, Rate]:
+    """Differences to `none` of the same source and backbone: by suite, and of the average."""
+    base = next(
+        (
+            e
+            for e in known
+            if (e.source, e.backbone, e.method) == (entry.source, entry.backbone, "none")
+        ),
+        None,
+    )
+    if base is None or base is entry:
+        return {}
+    found = {s: combine([entry.rates[s], base.rates[s]], [1, -1]) for s in entry.rates}
+    k = len(entry.rates)
+    found["average"] = combine(
+        [*entry.rates.values(), *base.rates.values()], [1 / k] * k + [-1 / k] * k
+    )
+    return found
+
+
+def published_tables() -> list[Table]:
+    """Success rates, differences to none, costs, and the real-robot table."""
+    return [_success(), _differences(), _costs(), _robot()]
+
+
+GROUP = ("source", "backbone")
+_WHO = [
+    Column("source", "source", leading=True),
+    Column("backbone", "backbone", leading=True),
+    Column("method", "method", leading=True),
+    Column("keep", "keep", "number", leading=True),
+]
+
+
+def _who(entry: Entry) -> dict[str, Any]:
+    return {
+        "source": entry.source,
+        "backbone": entry.backbone,
+        "method": entry.method,
+        "keep": entry.keep,
+    }
+
+
+def _success() -> Table:
+    rows = [
+        {**_who(e), **e.rates, "average": e.average, "printed": e.printed_average, "note": e.note}
+        for e in entries()
+    ]
+    columns = [*_WHO, *(Column(s, name.capitalize(), "percent") for name, s in SUITE_OF.items())]
+    columns += [Column("average", "average", "percent"), Column("printed", "printed", "percent")]
+    columns.append(Column("note", "note"))
+    notes = [
+        f"Success in percent as printed; 95 % Wilson intervals of {TRIALS} trials a suite (10 "
+        "tasks of 50), of the average of suites by combining them. Printed: the average as the "
+        "source gives it. A keep of – is not stated."
+    ]
+    return Table("published", "Published success rates", columns, rows, notes, GROUP)
+
+
+def _differences() -> Table:
+    known = entries()
+    rows, noisy, total = [], 0, 0
+    for entry in known:
+        found = against_none(entry, known)
+        if not found:
+            continue
+        row: dict[str, Any] = {**_who(entry), **found, "verdict": verdict(found["average"])}
+        suites = [difference for name, difference in found.items() if name != "average"]
+        within = sum(verdict(difference) == "within noise" for difference in suites)
+        row["suites"] = f"{within} of {len(suites)}"
+        noisy, total = noisy + within, total + len(suites)
+        rows.append(row)
+    columns = [*_WHO, *(Column(s, name.capitalize(), "points") for name, s in SUITE_OF.items())]
+    columns += [
+        Column("average", "average", "points"),
+        Column("verdict", "average is"),
+        Column("suites", "suites\nwithin noise"),
+    ]
+    notes = [
+        "Points to none of the same source and backbone; 95 % intervals of two independent runs of "
+        f"{TRIALS} trials (Newcombe), since no source prints pairs. Within noise: the interval "
+        f"holds 0. That is so for {noisy} of {total} printed differences by suite; no correction "
+        "for their number is made, which would only add to them."
+    ]
+    return Table(
+        "published-differences", "Published differences to none", columns, rows, notes, GROUP
+    )
+
+
+def _costs() -> Table:
+    rows = []
+    for entry in entries():
+        if math.isnan(entry.flops) and math.isnan(entry.speedup):
+            continue
+        what = definition(entry.source)
+        key = "macs" if what.macs else "flops"
+        row = {**_who(entry), key: entry.flops, "speedup": entry.speedup}
+        what_it_is = {"definition": f"speedup: {what.speedup}", "counted": f"FLOPs: {what.flops}"}
+        rows.append({**row, **what_it_is})
+    columns = [
+        *_WHO,
+        Column("macs", "MACs", "flops"),
+        Column("flops", "FLOPs\n(own count)", "flops"),
+        Column("counted", "counted"),
+        Column("speedup", "speedup", "ratio"),
+        Column("definition", "speedup is"),
+    ]
+    notes = ["As printed. Numbers of different definitions do not compare."]
+    return Table(
+        "published-costs",
+        "Published costs",
+        columns,
+        rows,
+        notes,
+        (*GROUP, "counted", "definition"),
+    )
+
+
+def _robot() -> Table:
+    rows = []
+    known = _rows("published_robot.csv")
+    tasks = sorted({row["task"] for row in known})
+    methods = list(dict.fromkeys(row["method"] for row in known))
+    means: dict[str, list[Rate]] = {}
+    for method in methods:
+        own = [row for row in known if row["method"] == method]
+        rates = [_wins(row) for row in own]
+        means[method] = rates
+        row: dict[str, Any] = {"source": own[0]["source"], "method": method}
+        row |= {f"t{r['task']}": value for r, value in zip(own, rates, strict=True)}
+        row["average"] = combine(rates, [1 / len(rates)] * len(rates))
+        row["latency"] = float(own[0]["latency_ms"])
+        rows.append(row)
+    k = len(tasks)
+    gap = combine([*means["adp"], *means["none"]], [1 / k] * k + [-1 / k] * k)
+    each = [combine([a, b], [1, -1]) for a, b in zip(means["adp"], means["none"], strict=True)]
+    noisy = sum(verdict(difference) == "within noise" for difference in each)
+    columns = [
+        Column("source", "source", leading=True),
+        Column("method", "method", leading=True),
+        *(Column(f"t{task}", f"task {task}", "percent") for task in tasks),
+        Column("average", "average", "percent"),
+        Column("latency", "latency\nms", "ms"),
+    ]
+    notes = [
+        "30 trials a task by arithmetic: every printed rate is a whole number of successes of 30. "
+        f"Differences of adp to none: average {100 * gap.value:+.1f} points "
+        f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}], {verdict(gap)}; {noisy} of {k} tasks "
+        "within noise."
+    ]
+    return Table("published-robot", "Published on a real robot", columns, rows, notes)
+
+
+def _wins(row: dict[str, str]) -> Rate:
+    trials = int(row["trials"])
+    return rate(round(float(row["rate"]) / 100 * trials), trials)
+
+
+def matches(cell: Cell, entry: Entry) -> bool:
+    """Same backbone, method and keep; `none` keeps all, and not stated is equal to nothing."""
+    if (cell.setting["policy"], cell.method) != (entry.backbone, entry.method):
+        return False
+    return cell.method == "none" or (
+        not math.isnan(entry.keep) and math.isclose(cell.keep, entry.keep)
+    )
+
+
+def side_by_side(overview: Overview) -> list[Table]:
+    """Ours beside the published rows of the same backbone, method and keep: success, then cost.
+
+    Untrained checkpoints are left out: their numbers compare with nothing.
+    """
+    success: list[dict[str, Any]] = []
+    cost: list[dict[str, Any]] = []
+    ours = {row["cell"]: row for row in overview.success.rows}
+    for cell in overview.results.cells:
+        if not overview.results.episodes_of(cell).checkpoint_trained.all():
+            continue
+        for entry in entries():
+            if matches(cell, entry):
+                success += _beside(ours[cell.index], entry)
+                costs = (row for row in overview.cost.rows if row["cell"] == cell.index)
+                cost += [
+                    {**row, "source": entry.source, **_beside_cost(row, entry)} for row in costs
+                ]
+    who = [column for column in overview.success.columns if column.leading]
+    success_columns = [
+        Column("source", "source", leading=True),
+        *who,
+        Column("suite", "suite", leading=True),
+        Column("ours", "ours", "percent"),
+        Column("published", "published", "percent"),
+        Column("gap", "difference\npoints", "points"),
+        Column("verdict", "difference is"),
+    ]
+    cost_columns = [
+        Column("source", "source", leading=True),
+        *who,
+        Column("macs", "our\nMACs", "flops"),
+        Column("macs_printed", "printed\nMACs", "flops"),
+        Column("flops", "our total\nFLOPs", "flops"),
+        Column("flops_printed", "printed FLOPs\n(own count)", "flops"),
+        Column("faster", "our p50\nspeedup", "ratio"),
+        Column("speedup_printed", "printed\nspeedup", "ratio"),
+        Column("device", "our device"),
+        Column("differs", "what differs in definition"),
+    ]
+    tables = [
+        Table(
+            "beside",
+            "Ours beside published: success",
+            success_columns,
+            success,
+            [_BESIDE],
+            ("source",),
+        ),
+        Table(
+            "beside-costs",
+            "Ours beside published: cost",
+            cost_columns,
+            cost,
+            [_BESIDE_COST],
+            ("source",),
+        ),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _beside(own: dict[str, Any], entry: Entry) -> list[dict[str, Any]]:
+    rows = []
+    for suite, printed in entry.rates.items():
+        mine = own.get(suite)
+        if isinstance(mine, Rate) and not math.isnan(mine.value):
+            gap = combine([mine, printed], [1, -1])
+            row = {**own, "source": entry.source, "suite": TITLES[suite], "ours": mine}
+            rows.append({**row, "published": printed, "gap": gap, "verdict": verdict(gap)})
+    return rows
+
+
+_BESIDE = (
+    f"Published rates with the interval of {TRIALS} trials a suite. Assets, checkpoints and "
+    "protocol of a source may differ from ours. Untrained checkpoints are not shown."
+)
+_BESIDE_COST = (
+    "Only columns of one definition compare: our MACs with printed MACs. Our speedup is the ratio "
+    "of median whole calls to none at batch size 1 on our device."
+)
+
+
+def _beside_cost(own: dict[str, Any], entry: Entry) -> dict[str, Any]:
+    what = definition(entry.source)
+    parts = []
+    if not math.isnan(entry.flops):
+        parts.append(f"FLOPs printed: {what.flops}")
+    if not math.isnan(entry.speedup):
+        parts.append(f"speedup printed: {what.speedup}")
+    if entry.hardware:
+        parts.append(f"hardware: {entry.hardware}")
+    ratio = own.get("p50_ratio", math.nan)
+    return {
+        "macs_printed" if what.macs else "flops_printed": entry.flops,
+        "speedup_printed": entry.speedup,
+        "faster": 1 / ratio if ratio else math.nan,
+        "differs": "; ".join(parts) or "no cost printed",
+    }

@@ -1,0 +1,209 @@
+"""Tables of whatever a folder's cells vary: keep, layer, lookback, window, thresholds, gating.
+
+Cells of one method that differ in one option alone are points of that option's curve; where two
+options vary, each value of the one has its curve over the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlaprune_bench.report.calls import read_calls
+from vlaprune_bench.report.cells import PAIR, Cell, Results, differing, sortable
+from vlaprune_bench.report.overview import Overview
+from vlaprune_bench.report.render import Column, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDIES = {
+    "keep": "Trade-off",
+    "qk_layer": "Layer",
+    "layer": "Layer",
+    "lookback": "Lookback",
+    "window_steps": "Window",
+    "window": "Window",
+    "rule": "Gating",
+    "min_delta_pos": "Threshold",
+    "min_delta_rot": "Threshold",
+    "hysteresis_up": "Threshold",
+    "hysteresis_down": "Threshold",
+    "tolerance": "Threshold",
+    "lever_arm": "Lever arm",
+}
+"""What a study over an option is called; others by the option's own name."""
+DECISIONS = ["success", "steps", "calls", "pruned_call_fraction", "visual_tokens_kept_mean"]
+"""Columns of an episode that agree where all decisions do: a cheap look before the calls."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Cells that differ in one option alone, in the order of its values."""
+
+    cells: list[Cell]
+    others: str
+    """Setting, method and the other varying options."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option that varies, with its curves."""
+
+    option: str
+    method: str
+    """The method, or "" where the axis is keep: then all methods share the axis."""
+    curves: list[Curve]
+
+    @property
+    def name(self) -> str:
+        return "-".join(part for part in ("sweep", self.option, self.method) if part)
+
+    @property
+    def title(self) -> str:
+        study = STUDIES.get(self.option.rsplit(".", 1)[-1], "Sweep")
+        return f"{study}: {self.option}" + (f" of {self.method}" if self.method else "")
+
+
+def value_of(cell: Cell, option: str) -> Any:
+    """The value a cell has on an axis."""
+    return cell.keep if option == "keep" else cell.options.get(option)
+
+
+def axes(results: Results) -> list[Axis]:
+    """Every option that varies on its own somewhere, keep first."""
+    methods = sorted({cell.method for cell in results.cells})
+    keep: list[Curve] = []
+    found: list[Axis] = []
+    for method in methods:
+        cells = [cell for cell in results.cells if cell.method == method]
+        keep += _curves(results, cells, "keep")
+        own = {option: _curves(results, cells, option) for option in differing(cells)}
+        found += [Axis(option, method, curves) for option, curves in own.items() if curves]
+    return ([Axis("keep", "", keep)] if keep else []) + found
+
+
+def _curves(results: Results, cells: list[Cell], option: str) -> list[Curve]:
+    """Cells grouped by all but one option; groups of two and more."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if option == "keep" and math.isnan(cell.keep):
+            continue
+        rest = {**cell.options, "keep": cell.keep, **cell.setting}
+        rest.pop(option, None)
+        groups.setdefault(repr(sorted(rest.items())), []).append(cell)
+    names = [name for name in differing(cells) if name != option]
+    curves = []
+    for group in groups.values():
+        if len({repr(value_of(cell, option)) for cell in group}) < 2:
+            continue
+        first = group[0]
+        parts = [first.setting[name] for name in results.shown_settings] + [first.method]
+        if option != "keep" and not math.isnan(first.keep):
+            parts.append(f"keep={first.keep:g}")
+        parts += [f"{name}={first.options.get(name)}" for name in names]
+        group.sort(key=lambda cell: sortable(value_of(cell, option)))
+        curves.append(Curve(group, " ".join(parts)))
+    return curves
+
+
+def sweep_table(overview: Overview, axis: Axis) -> Table:
+    """One row per point of an axis: success, cost, and which point it cannot be told from."""
+    success = {row["cell"]: row for row in overview.success.rows}
+    rows = []
+    dead = []
+    for curve in axis.curves:
+        twins = identical(overview.results, curve)
+        for cell in curve.cells:
+            cost = next(row for row in overview.cost.rows if row["cell"] == cell.index)
+            row = {**cost, **success[cell.index], "value": str(value_of(cell, axis.option))}
+            row["curve"] = curve.others
+            if (twin := twins.get(cell.index)) is not None:
+                row["same"] = f"same decisions as {value_of(_at(curve, twin), axis.option)}"
+            rows.append(row)
+        if len(twins) == len(curve.cells) - 1:
+            dead.append(curve.others)
+    suites = [c for c in overview.success.columns if c.kind == "percent"]
+    costs = [c for c in overview.cost.columns if c.key in COSTS]
+    columns = [
+        *([Column("curve", "", leading=True)] if len(axis.curves) > 1 else []),
+        Column("value", axis.option, leading=True),
+        *suites,
+        *costs,
+        Column("episodes", "episodes", "count"),
+    ]
+    if any("same" in row for row in rows):
+        columns.append(Column("same", "repeats"))
+    notes = [overview.cost.notes[0]]
+    if len(dead) == len(axis.curves):
+        notes.insert(0, f"Dead axis: {axis.option} changes no decision on the episodes shared.")
+    elif dead:
+        notes.insert(0, f"{axis.option} changes no decision (dead axis) for {'; '.join(dead)}.")
+    title = axis.title + ("" if len(axis.curves) > 1 else f" ({axis.curves[0].others})")
+    return Table(axis.name, title, columns, rows, notes)
+
+
+COSTS = ("tokens", "pruned", "macs", "macs_ratio", "flops", "p50", "p50_ratio")
+
+
+def _at(curve: Curve, index: int) -> Cell:
+    return next(cell for cell in curve.cells if cell.index == index)
+
+
+def identical(results: Results, curve: Curve) -> dict[int, int]:
+    """Which cells of a curve made the very same decisions as an earlier one.
+
+    Same decisions: on every episode both finished (at least one) equal success, steps, and per call
+    equal gate decision and kept tokens. What scoring cost may differ. Without call rows decisions
+    are not known, and nothing is called the same.
+
+    Returns:
+        Index of a cell to the index of the first cell like it.
+    """
+    twins: dict[int, int] = {}
+    first: list[Cell] = []
+    for cell in curve.cells:
+        for other in first:
+            if _same(results, cell, other):
+                twins[cell.index] = other.index
+                break
+        else:
+            first.append(cell)
+    return twins
+
+
+def _same(results: Results, one: Cell, two: Cell) -> bool:
+    frames = []
+    for cell in (one, two):
+        episodes = results.episodes_of(cell)
+        frames.append(episodes[episodes.status == "ok"].drop_duplicates(PAIR))
+    shared = frames[0].merge(frames[1], on=PAIR, suffixes=("", "_other"))
+    if not len(shared):
+        return False
+    for name in DECISIONS:
+        mine, theirs = (shared[n].astype(float) for n in (name, f"{name}_other"))
+        if not np.array_equal(mine, theirs, equal_nan=True):
+            return False
+    ids = [*shared.episode_id, *shared.episode_id_other]
+    digests = decisions(read_calls(results.folder, ["call", "pruned", "kept_visual"], ids))
+    return all(
+        a in digests and b in digests and digests[a] == digests[b]
+        for a, b in zip(shared.episode_id, shared.episode_id_other, strict=True)
+    )
+
+
+def decisions(calls: pd.DataFrame) -> dict[str, str]:
+    """A hash of gate decisions and kept tokens of each episode, by its id."""
+    found: dict[str, str] = {}
+    calls = calls.sort_values(["episode_id", "call"])
+    for episode, group in calls.groupby("episode_id", observed=True):
+        digest = hashlib.sha256()
+        for pruned, kept in zip(group.pruned, group.kept_visual, strict=True):
+            digest.update(b"pruned" if pruned else b"full")
+            digest.update(b"all" if kept is None else np.asarray(kept, np.int32).tobytes())
+        found[str(episode)] = digest.hexdigest()
+    return found

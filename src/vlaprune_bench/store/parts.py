@@ -1,0 +1,97 @@
+"""One part of a results folder: rows as a parquet file, whole or known to be damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class DamagedError(Exception):
+    """A part is no parquet, was cut short, or its checksums do not fit."""
+
+
+def schema(row: type) -> pa.Schema:
+    """The arrow schema of a row class: types from annotations, units and docs as metadata."""
+    import pyarrow as pa
+
+    kinds = {int: pa.int64(), float: pa.float64(), str: pa.string(), bool: pa.bool_()}
+    kinds[list[int]] = pa.list_(pa.int32())
+    kinds[list[str]] = pa.list_(pa.string())
+    hints = get_type_hints(row)
+    columns = []
+    for f in fields(row):
+        options = [k for k in (get_args(hints[f.name]) or ()) if k is not type(None)]
+        nullable = type(None) in get_args(hints[f.name])
+        kind = kinds[options[0] if nullable else hints[f.name]]
+        meta = {key: value for key, value in f.metadata.items() if value}
+        columns.append(pa.field(f.name, kind, nullable=nullable, metadata=meta))
+    return pa.schema(columns)
+
+
+def write_rows(kind: type, rows: Iterable[Any], path: Path) -> None:
+    """Write objects of a row class as parquet; the file is there whole or not at all."""
+    write_hidden(to_table(kind, rows), path).replace(path)
+
+
+def to_table(kind: type, rows: Iterable[Any]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(kind))
+
+
+def write_hidden(table: pa.Table, path: Path) -> Path:
+    """Write under a hidden name, which is returned: renaming it to `path` is the caller's."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # made in memory first: what can fail on a full disk is then one write of ours
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return write_bytes(sink.getvalue(), path)
+
+
+def write_bytes(content: Any, path: Path) -> Path:
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with hidden.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
+    return hidden
+
+
+def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> pa.Table:
+    """One part, with the columns of today's schema: null where the part is older than a column.
+
+    Raises:
+        DamagedError: which file, and what is wrong with it.
+        FileNotFoundError: it is not there (any more).
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = path.read_bytes()  # a failing disk raises here, and is no damage to the file
+    wanted = [f for f in schema(kind) if columns is None or f.name in columns]
+    try:
+        part = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        there = set(part.schema_arrow.names)
+        if "episode_id" not in there:
+            raise DamagedError(f"{path} is damaged (it has no episode_id)")
+        table = part.read([f.name for f in wanted if f.name in there], use_threads=False)
+        arrays = [
+            table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type)
+            for f in wanted
+        ]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise DamagedError(f"{path} is damaged ({why})") from error
+    return pa.table(arrays, schema=pa.schema(wanted))

@@ -1,0 +1,254 @@
+"""The fast path against LIBERO's own environment, bit for bit.
+
+The default test takes one task with lite assets. `test_300_random_actions` and
+`test_an_episode_of_520_steps` need the published assets and are marked slow. The reference here is
+robosuite's loop after a real hard reset; only cameras are looked at where the policy would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vlaprune_bench.sim.assets import AssetSet, resolve_assets
+from vlaprune_bench.sim.environment import SeededEnvironment
+from vlaprune_bench.sim.libero import LiberoTask
+from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.types import OPENVLA_PROTOCOL
+
+pytestmark = pytest.mark.sim
+
+CHUNK = 8
+
+
+@pytest.fixture(scope="session")
+def lite_assets() -> AssetSet:
+    return resolve_assets("lite", needed="lite")
+
+
+def actions(steps: int, seed: int) -> np.ndarray:
+    """Random actions that also push the arm down into the objects, half of them without turning."""
+    rng = np.random.default_rng(seed)
+    actions = rng.uniform(-1, 1, (steps, 7))
+    actions[:, 2] -= 0.3
+    actions[rng.random(steps) < 0.5, 3:6] = 0
+    return actions
+
+
+@contextlib.contextmanager
+def reference(suite: str, index: int, assets: AssetSet, trial: int) -> Iterator[Any]:
+    """LIBERO's environment after `trial` + 1 hard resets, settled; frames on demand."""
+    info = get_task(suite, index)
+    environment = SeededEnvironment(info, assets, OPENVLA_PROTOCOL, lazy=True)
+    for k in range(trial + 1):
+        environment.hard_reset(visible=k == trial)
+    environment.env.set_init_state(load_init_states(info.init_states_file)[trial])
+    for _ in range(10):
+        environment.env.step([0, 0, 0, 0, 0, 0, -1])
+    try:
+        yield environment
+    finally:
+        environment.close()
+
+
+def record(environment: SeededEnvironment, proprio: np.ndarray, success: bool) -> dict[str, Any]:
+    data = environment.env.sim.data
+    fields = ("qpos", "qvel", "ctrl", "qacc_warmstart", "time")
+    return {
+        **{name: np.array(getattr(data, name)) for name in fields},
+        "proprio": proprio,
+        "success": bool(success),
+    }
+
+
+def by_reference(environment: SeededEnvironment, actions: np.ndarray, look_every: int) -> list:
+    steps = []
+    for k, action in enumerate(actions):
+        with environment.look((k + 1) % look_every == 0) as frames:
+            observables, _, success, _ = environment.env.step(action.tolist())
+        names = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
+        proprio = np.concatenate([observables[name] for name in names])
+        steps.append(record(environment, proprio, success))
+        steps[-1]["frames"] = np.stack(frames)[:, ::-1, ::-1] if frames else None
+    return steps
+
+
+def by_us(task: LiberoTask, actions: np.ndarray, look_every: int) -> list:
+    steps = []
+    for k, action in enumerate(actions):
+        seen, success = task.step(action, look=(k + 1) % look_every == 0)
+        proprio = np.concatenate([seen.eef_pos, seen.eef_quat, seen.gripper_qpos])
+        assert task._environment is not None
+        steps.append(record(task._environment, proprio, success))
+        steps[-1]["frames"] = seen.images
+    return steps
+
+
+def assert_equal(suite: str, index: int, assets: AssetSet, trial: int, steps: int, look: int):
+    played = actions(steps, seed=100 * index + trial)
+    with reference(suite, index, assets, trial) as environment:
+        wanted = by_reference(environment, played, look)
+    with LiberoTask(suite, index, assets) as task:
+        task.reset(trial)
+        got = by_us(task, played, look)
+        assert (task.sim, task.self_check) == ("fast", "passed")
+    for k, (one, other) in enumerate(zip(got, wanted, strict=True)):
+        for name, value in other.items():
+            np.testing.assert_array_equal(one[name], value, err_msg=f"{name}, step {k}")
+    return got
+
+
+def test_equal_on_a_lite_task(lite_assets):
+    steps = assert_equal("libero_spatial", 1, lite_assets, trial=1, steps=40, look=10)
+    assert np.ptp([step["qpos"][:7] for step in steps], axis=0).max() > 0.1  # it does move
+
+
+SIX = [
+    ("libero_spatial", 5), ("libero_object", 3), ("libero_goal", 0), ("libero_goal", 7),
+    ("libero_10", 2), ("libero_10", 9),
+]  # fmt: skip
+"""Drawers, a stove's knob and burner, a microwave's door, baskets and bottles."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("suite", "index"), SIX)
+def test_300_random_actions(real_assets, suite, index):
+    assert_equal(suite, index, real_assets, trial=0, steps=300, look=50)
+
+
+@pytest.mark.slow
+def test_an_episode_of_520_steps(real_assets):
+    assert_equal("libero_10", 6, real_assets, trial=1, steps=520, look=130)
+
+
+def opened_drawer(environment: SeededEnvironment) -> None:
+    """Open the middle drawer by hand."""
+    environment.env.sim.data.set_joint_qpos("wooden_cabinet_1_middle_level", -0.15)
+
+
+@pytest.mark.slow
+def test_success_at_the_same_step(real_assets):
+    """libero_goal 0, `open the middle drawer`: the drawer is opened after three steps."""
+    outcomes = []
+    stay = np.array([0, 0, 0, 0, 0, 0, -1.0])
+    with reference("libero_goal", 0, real_assets, 0) as environment:
+        for k in range(6):
+            if k == 3:
+                opened_drawer(environment)
+            outcomes.append(bool(environment.env.step(stay.tolist())[2]))
+    with LiberoTask("libero_goal", 0, real_assets) as task:
+        task.reset(0)
+        for k in range(6):
+            if k == 3:
+                opened_drawer(task._environment)
+            assert task.step(stay, look=False)[1] == outcomes[k]
+    assert outcomes == [False] * 3 + [True] * 3
+
+
+def test_contacts_are_looked_up_as_libero_does(lite_assets):
+    from vlaprune_bench.sim.fast import ContactCheck
+
+    with LiberoTask("libero_spatial", 3, lite_assets) as task:  # the bowl stands on a box
+        task.reset(0)
+        inner = task._environment.env.env
+        assert isinstance(inner.check_contact, ContactCheck)
+        things = [*inner.objects_dict.values(), *inner.fixtures_dict.values()]
+        plain = type(inner).check_contact
+        found = [
+            [check(a, b) for a in things for b in things]
+            for check in (inner.check_contact, lambda a, b: plain(inner, a, b))
+        ]
+        assert found[0] == found[1]
+        assert any(found[0])
+
+
+@pytest.mark.parametrize("bits", [1, 0])
+def test_another_arithmetic_is_noticed_and_the_reference_taken(lite_assets, monkeypatch, bits):
+    """The last bit of one gain."""
+    from vlaprune_bench.sim import controller
+    from vlaprune_bench.sim.package import import_libero
+
+    import_libero()
+    make_arm = controller.make_arm
+
+    def other_arm(inner):
+        arm = make_arm(inner)
+        for _ in range(bits):
+            arm.kp[0] = np.nextafter(arm.kp[0], 0)
+        return arm
+
+    monkeypatch.setattr(controller, "make_arm", other_arm)
+    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+        task.reset(0)
+        first = task.scene_hash
+        task.step(np.zeros(7), look=False)
+        if bits:
+            assert task.sim == "reference"
+            assert task.self_check.startswith("simulator state differs by ")
+            assert task.self_check.endswith(" after control step 1")
+        else:
+            assert (task.sim, task.self_check) == ("fast", "passed")
+        task.reset(0)
+        assert task.scene_hash == first
+
+
+def test_restoring_does_not_depend_on_what_was_done_before(lite_assets):
+    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+        first = task.reset(1)
+        again = [by_us(task, actions(5, 0), 5)]
+        task.reset(0)
+        by_us(task, actions(7, 1), 8)
+        second = task.reset(1)
+        again.append(by_us(task, actions(5, 0), 5))
+    np.testing.assert_array_equal(first.images, second.images)
+    for one, other in zip(*again, strict=True):
+        for name, value in other.items():
+            np.testing.assert_array_equal(one[name], value)
+
+
+def test_the_sampling_substep_holds_for_longer_than_any_episode():
+    """robosuite's clock of an observable, ticked as a reset and then control steps tick it."""
+    from vlaprune_bench.sim.package import import_libero
+
+    import_libero()
+    from robosuite.utils.observables import Observable, sensor
+
+    from vlaprune_bench.sim.fast import SAMPLE_SUBSTEP, SUBSTEPS
+
+    sampled = []
+
+    @sensor(modality="test")
+    def now(_cache):
+        sampled.append(True)
+        return np.zeros(1)
+
+    clock = Observable(name="clock", sensor=now, sampling_rate=20)
+    clock.reset()
+    for _ in range(2):
+        clock.update(timestep=0.002, obs_cache={}, force=True)
+    for _ in range(600):
+        counts = []
+        for _ in range(SUBSTEPS):
+            sampled.clear()
+            clock.update(timestep=0.002, obs_cache={})
+            counts.append(len(sampled))
+        assert counts == [int(k == SAMPLE_SUBSTEP - 1) for k in range(SUBSTEPS)]
+
+
+def test_what_a_camera_cannot_see_is_not_drawn(lite_assets):
+    """Frames are equal with everything drawn; and much is not drawn."""
+    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+        task.reset(0)
+        cameras = task._simulation._cameras
+        drawn = [cameras._outside(camera).sum() for camera in cameras._ids]
+        some = cameras.frames()
+        cameras._geoms = cameras._geoms[:0]
+        cameras._boxes = cameras._boxes[:0]
+        for one, other in zip(some, cameras.frames(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert drawn[0] > 5
+    assert drawn[1] > 30
