@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.assets.lite import MARKER
 from vlaprune_bench.types import OPENVLA_PROTOCOL
+
+if TYPE_CHECKING:
+    from vlaprune_bench.sim.environment import SeededEnvironment
 
 STEP = 25
 """Physics steps of 2 ms in a control step."""
@@ -32,25 +35,19 @@ GROUND = {
 
 
 @contextmanager
-def loaded(folder: Path, suite: str, task: int) -> Iterator[Any]:
-    """LIBERO's environment of a task after one hard reset, without rendering."""
+def loaded(folder: Path, suite: str, task: int) -> Iterator[Scene]:
+    """A task with the assets in `folder`, in the scene of trial 0; nothing renders."""
     from vlaprune_bench.sim.environment import SeededEnvironment
     from vlaprune_bench.sim.tasks import get_task
 
     kind = "lite" if (folder / MARKER).is_file() else "real"
     assets = AssetSet(kind=kind, path=folder, hash="")
-    seeded = SeededEnvironment(get_task(suite, task), assets, OPENVLA_PROTOCOL, lazy=True)
+    info = get_task(suite, task)
+    environment = SeededEnvironment(info, assets, OPENVLA_PROTOCOL, lazy=True)
     try:
-        seeded.hard_reset(visible=False)
-        yield seeded.env
+        yield Scene(environment, suite, task)
     finally:
-        seeded.close()
-
-
-def init_states(suite: str, task: int) -> np.ndarray:
-    from vlaprune_bench.sim.tasks import get_task, load_init_states
-
-    return load_init_states(get_task(suite, task).init_states_file)
+        environment.close()
 
 
 def move(
@@ -85,22 +82,33 @@ class Rest:
 
 
 class Scene:
-    """A loaded task whose robot is frozen, so that physics alone acts on the objects."""
+    """A loaded task; `env` is LIBERO's environment."""
 
-    def __init__(self, env: Any, states: np.ndarray) -> None:
-        self.env = env
-        self.inner = env.env
-        self.states = states
-        self.model = env.sim.model._model
-        self.data = env.sim.data._data
+    def __init__(self, environment: SeededEnvironment, suite: str, task: int) -> None:
+        from vlaprune_bench.sim.scenes import SceneTable
+        from vlaprune_bench.sim.tasks import get_task, load_init_states
+
+        seed = OPENVLA_PROTOCOL.env_seed
+        self.table = SceneTable(suite, task, seed, environment.draw, "reference")
+        self.environment = environment
+        self.env = environment.env
+        self.inner = self.env.env
+        self.states = load_init_states(get_task(suite, task).init_states_file)
+        self.model = self.env.sim.model._model
+        self.data = self.env.sim.data._data
         self.names = list(self.inner.objects_dict)
         self.bodies = [self.inner.obj_body_id[name] for name in self.names]
         self.ground = GROUND[self.inner.workspace_name]
+
+    def freeze_robot(self) -> None:
+        """Make the arm too stiff to move, so that physics alone acts on the objects."""
         for k in range(self.model.njnt):
             if self.model.joint(k).name.startswith(("robot", "gripper")):
                 self.model.dof_damping[self.model.jnt_dofadr[k]] = 1e5
 
     def start(self, trial: int) -> None:
+        """Place the fixtures as trial `trial` sees them, then set its init state."""
+        self.environment.soft_reset(self.table[trial])
         self.env.set_init_state(self.states[trial])
         self.data.ctrl[:] = 0
         self.data.qfrc_applied[:] = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -138,6 +139,44 @@ def method_options(pruner: Pruner) -> dict[str, Any]:
     encoded = dict(draccus.encode(pruner, Pruner))
     encoded.pop("type")
     return encoded
+
+
+def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested data with dotted keys: {"gate": {"rule": "avg"}} is {"gate.rule": "avg"}."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def labels(configs: Sequence[EvalConfig]) -> list[str]:
+    """A short name for each: suite, method, keep, and the options in which those of one method
+    differ."""
+    shared = ("pruner", *NOT_IDENTITY)
+    flat = [{k: v for k, v in to_dict(c).items() if k not in shared} for c in configs]
+    options = [flatten(method_options(c.pruner)) for c in configs]
+    varying = _varying(flat)
+    names = []
+    for config, outer, inner in zip(configs, flat, options, strict=True):
+        alike = [
+            o for c, o in zip(configs, options, strict=True) if c.pruner.name == config.pruner.name
+        ]
+        shown = {k: v for k, v in outer.items() if k in varying and k != "suite"}
+        shown |= {k: inner[k] for k in _varying(alike) if k in inner and k != "keep"}
+        keep = config.pruner.keep_ratio
+        parts = [config.suite, config.pruner.name, "" if keep is None else f"keep {keep:g}"]
+        parts += [f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items()]
+        names.append(" ".join(part for part in parts if part))
+    return names
+
+
+def _varying(data: Sequence[dict[str, Any]]) -> list[str]:
+    """Keys that are not the same in all of these."""
+    keys = dict.fromkeys(key for one in data for key in one)
+    return [key for key in keys if len({repr(one.get(key)) for one in data}) > 1]
 
 
 def dump(config: EvalConfig) -> str:

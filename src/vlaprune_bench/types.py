@@ -5,7 +5,7 @@ Imports nothing of ours and neither torch nor mujoco, so that reports and `--hel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -49,6 +49,8 @@ class Protocol:
     rotate_180: bool
     jpeg_quality: int | None
     """Quality of the 4:2:0 JPEG round trip, or None for no round trip."""
+    resize: Literal["lanczos3", "bilinear"]
+    """Kernel of the antialiased resize to the model's input."""
     crop_area: float
     """Fraction of the frame's AREA kept by the centre crop (1.0: no crop)."""
     execute_steps: int
@@ -71,11 +73,32 @@ OPENVLA_PROTOCOL = Protocol(
     camera_size=256,
     rotate_180=True,
     jpeg_quality=95,
+    resize="lanczos3",
     crop_area=0.9,
     execute_steps=8,
 )
+# The preprocessing below is what these harnesses give their own policies; a checkpoint trained
+# with OpenVLA's loses points under it. For comparing harnesses, not for reproducing tables.
+OPENPI_PROTOCOL = replace(
+    OPENVLA_PROTOCOL,
+    name="openpi",
+    env_seed=7,
+    jpeg_quality=None,
+    resize="bilinear",
+    crop_area=1.0,
+    execute_steps=5,
+)
+LEROBOT_PROTOCOL = replace(
+    OPENVLA_PROTOCOL,
+    name="lerobot",
+    budgets={**OPENVLA_PROTOCOL.budgets, "libero_spatial": 280},
+    env_seed=1000,
+    jpeg_quality=None,
+    resize="bilinear",
+    crop_area=1.0,
+)
 
-PROTOCOLS = {OPENVLA_PROTOCOL.name: OPENVLA_PROTOCOL}
+PROTOCOLS = {p.name: p for p in (OPENVLA_PROTOCOL, LEROBOT_PROTOCOL, OPENPI_PROTOCOL)}
 
 SimPath = Literal["fast", "reference"]
 """How the simulator is stepped: by a path of our own, or by robosuite's loop. Equal bit for bit."""

@@ -5,18 +5,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
 from vlaprune_bench.policies.preprocess import (
     center_crop,
     crop_weights,
     jpeg_round_trip,
-    lanczos_weights,
     pixel_values,
     prepare_frames,
-    resize_lanczos,
+    resize,
+    resize_weights,
 )
-from vlaprune_bench.types import OPENVLA_PROTOCOL
+from vlaprune_bench.types import OPENVLA_PROTOCOL, PROTOCOLS
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,7 @@ def to_nchw(frame):
 def test_each_step(frames):
     for f in frames:
         assert mean_difference(jpeg_round_trip(f["frame"], 95), f["after_jpeg"]) == 0.0
-        resized = resize_lanczos(to_nchw(f["after_jpeg"]), 224)
+        resized = resize(to_nchw(f["after_jpeg"]), 224, "lanczos3")
         assert mean_difference(resized, f["resized_224"]) < 0.01
         cropped = center_crop(to_nchw(f["resized_224"]), 0.9)
         assert mean_difference(cropped, f["center_cropped"]) < 0.01
@@ -68,8 +69,21 @@ def test_protocol_switches_steps_off():
     assert mean_difference(cropped, frames[0]) > 1.0
 
 
+def test_bilinear_is_pillows():
+    frame = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(frame).resize((224, 224), Image.Resampling.BILINEAR))
+    out = prepare_frames(frame[None], PROTOCOLS["openpi"], 224, CPU)
+    difference = np.abs(out[0].permute(1, 2, 0).numpy() - expected)
+    assert difference.max() <= 1.0
+    assert difference.mean() < 0.3
+
+
 def test_weights_are_averages():
-    for weights in (lanczos_weights(256, 224, CPU), crop_weights(224, 0.9, CPU)):
+    for weights in (
+        resize_weights(256, 224, "lanczos3", CPU),
+        resize_weights(256, 224, "bilinear", CPU),
+        crop_weights(224, 0.9, CPU),
+    ):
         torch.testing.assert_close(weights.sum(1), torch.ones(224))
     # the outermost samples lie (1 - sqrt(0.9)) / 2 of the way in
     edge = crop_weights(224, 0.9, CPU)[0] @ torch.arange(224.0)

@@ -12,7 +12,8 @@ from tests.rollout.test_episode import ToyTask
 from tests.rows import measures
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.pruning.static import Static
-from vlaprune_bench.rollout.engine import INTERRUPTED, Engine
+from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.store import Store, load_calls, load_results
 from vlaprune_bench.types import ActionChunk, UserError
 

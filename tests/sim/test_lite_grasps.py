@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.lite_rig import STAY, init_states, loaded, move
+from tests.lite_rig import STAY, loaded, move
 from vlaprune_bench.sim.assets.lite import build_lite
 
 pytestmark = pytest.mark.sim
@@ -63,8 +63,9 @@ def set_yaw(env: Any, name: str, yaw: float) -> None:
 def test_object_can_be_gripped_and_lifted(lite: Path, name: str) -> None:
     suite, task, place = GRASPS[name]
     up = np.array([0, 0, 0.10])
-    with loaded(lite, suite, task) as env:
-        env.set_init_state(init_states(suite, task)[0])
+    with loaded(lite, suite, task) as scene:
+        env = scene.env
+        scene.start(0)
         yaw = TURNED.get(name, 0.0)
         set_yaw(env, name, yaw)
         for _ in range(20):

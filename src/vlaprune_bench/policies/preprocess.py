@@ -38,7 +38,7 @@ def prepare_frames(
     if protocol.jpeg_quality is not None:
         frames = np.stack([jpeg_round_trip(frame, protocol.jpeg_quality) for frame in frames])
     x_NCHW = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous().float()
-    x_NCHW = resize_lanczos(x_NCHW, size)
+    x_NCHW = resize(x_NCHW, size, protocol.resize)
     return center_crop(x_NCHW, protocol.crop_area) if protocol.crop_area < 1.0 else x_NCHW
 
 
@@ -54,9 +54,16 @@ def jpeg_round_trip(frame: np.ndarray, quality: int) -> np.ndarray:
     return simplejpeg.decode_jpeg(buffer.getvalue(), fastdct=True, fastupsample=False)
 
 
-def resize_lanczos(x_NCHW: Tensor, size: int) -> Tensor:
-    """tf.image.resize(method="lanczos3", antialias=True), rounded to 0..255."""
-    rows_hH, columns_wW = (lanczos_weights(n, size, x_NCHW.device) for n in x_NCHW.shape[2:])
+def resize(x_NCHW: Tensor, size: int, kernel: str) -> Tensor:
+    """Resize with antialias, rounded to 0..255.
+
+    Args:
+        x_NCHW: float32 frames, 0 to 255.
+        size: side of the result, pixels.
+        kernel: "lanczos3" (as tf.image.resize with antialias) or "bilinear" (as Pillow, but for
+            its rounding between the two axes).
+    """
+    rows_hH, columns_wW = (resize_weights(n, size, kernel, x_NCHW.device) for n in x_NCHW.shape[2:])
     return (rows_hH @ x_NCHW @ columns_wW.T).round().clamp(0, 255)
 
 
@@ -70,8 +77,8 @@ def center_crop(x_NCHW: Tensor, area: float) -> Tensor:
 
 
 @cache
-def lanczos_weights(source: int, target: int, device: torch.device) -> Tensor:
-    """(target, source) float32 weights of TensorFlow's antialiased Lanczos-3 resize of one axis.
+def resize_weights(source: int, target: int, kernel: str, device: torch.device) -> Tensor:
+    """(target, source) float32 weights of an antialiased resize of one axis.
 
     The kernel is stretched by the shrinking factor, cut at the border and normalised to sum 1.
     """
@@ -79,7 +86,11 @@ def lanczos_weights(source: int, target: int, device: torch.device) -> Tensor:
     stretch = max(scale, 1.0)
     centers = (np.arange(target) + 0.5) * scale
     distance = (np.arange(source)[None] + 0.5 - centers[:, None]) / stretch
-    weights = np.where(np.abs(distance) < 3.0, np.sinc(distance) * np.sinc(distance / 3.0), 0.0)
+    if kernel == "lanczos3":
+        inside = np.abs(distance) < 3.0
+        weights = np.where(inside, np.sinc(distance) * np.sinc(distance / 3.0), 0.0)
+    else:
+        weights = np.maximum(0.0, 1.0 - np.abs(distance))
     weights /= weights.sum(1, keepdims=True)
     return torch.from_numpy(weights.astype(np.float32)).to(device)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from vlaprune_bench.report.beside import side_by_side
 from vlaprune_bench.report.caveats import caveats
 from vlaprune_bench.report.cells import Results, read
 from vlaprune_bench.report.compare import (
@@ -16,7 +17,6 @@ from vlaprune_bench.report.compare import (
     trials_table,
 )
 from vlaprune_bench.report.overview import Overview
-from vlaprune_bench.report.published import side_by_side
 from vlaprune_bench.report.render import Table
 from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
 

@@ -62,7 +62,7 @@ class Results:
     @cached_property
     def groups(self) -> dict[int, pd.DataFrame]:
         """Episodes by index of their cell."""
-        return {int(index): group for index, group in self.episodes.groupby("cell")}
+        return {int(str(index)): group for index, group in self.episodes.groupby("cell")}
 
     @cached_property
     def suites(self) -> list[str]:

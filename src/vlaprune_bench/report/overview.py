@@ -53,8 +53,10 @@ def identity(cell: Cell) -> dict[str, Any]:
 def by_task(episodes: pd.DataFrame) -> pd.DataFrame:
     """Successes and trials (episodes with status ok) by suite and task."""
     ok = episodes[episodes.status == "ok"]
-    success = ok.success.astype(bool)
-    return success.groupby([ok.suite, ok.task]).agg(successes="sum", trials="size")
+    success = ok[["suite", "task"]].assign(success=ok.success.astype(bool))
+    return success.groupby(["suite", "task"]).agg(
+        successes=("success", "sum"), trials=("success", "size")
+    )
 
 
 class Overview:
@@ -68,7 +70,7 @@ class Overview:
         """Calls without warm-up at batch 1, by cell and device."""
         calls = steady_calls(self.results.folder, self.results.episodes)
         groups = calls.groupby(["cell", "device"], observed=True)
-        return {(int(cell), str(device)): group for (cell, device), group in groups}
+        return {(int(str(key[0])), str(key[1])): group for key, group in groups}
 
     @cached_property
     def success(self) -> Table:

@@ -1,30 +1,16 @@
-"""Tables of results."""
+"""The short table a run prints at its end, one row per checkpoint, suite and method."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+from vlaprune_bench.report.render import si
+from vlaprune_bench.report.stats import wilson
+
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
-
-
-def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson's score interval of a success rate (95 % by default).
-
-    Source: Wilson, JASA 22 (1927).
-
-    Returns:
-        Lower and upper bound, fractions of 1; (nan, nan) without trials.
-    """
-    if trials == 0:
-        return math.nan, math.nan
-    p = successes / trials
-    scale = 1 / (1 + z**2 / trials)
-    centre = scale * (p + z**2 / (2 * trials))
-    half = scale * z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +75,7 @@ def summary_table(summary: pd.DataFrame) -> Table:
             _rate(row) if row["episodes"] else "",
             f"{row['pruned_calls']:.0%}",
             f"{row['visual_tokens']:.0f}",
-            _si(row["total_tflops"] * 1e12),
+            si(row["total_tflops"] * 1e12),
             "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
         )
     return table
@@ -98,10 +84,3 @@ def summary_table(summary: pd.DataFrame) -> Table:
 def _rate(row: dict[Any, Any]) -> str:
     low, high = row["success_low"], row["success_high"]
     return f"{row['success_rate']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _si(flops: float) -> str:
-    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if flops >= scale:
-            return f"{flops / scale:.3g} {unit}"
-    return f"{flops:.0f}"

@@ -1,67 +1,171 @@
-"""What a run prints: a progress bar with the running success rate, and the table at the end."""
+"""What a run prints: one live screen, or plain lines where nobody watches, and a table at the end."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
-from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.config import EvalConfig, labels
+from vlaprune_bench.report.tables import summarise, summary_table, wilson
 from vlaprune_bench.store import Store, load_results
 from vlaprune_bench.types import EpisodeRow, Status
+
+MAX_LINES = 24
+"""Cells shown at once; of more, those with the least done."""
+
+
+@dataclass
+class Count:
+    """How far a cell has come."""
+
+    label: str
+    total: int
+    skipped: int = 0
+    """In the folder already."""
+    ok: int = 0
+    successes: int = 0
+    errors: int = 0
+
+    @property
+    def done(self) -> int:
+        return self.skipped + self.ok + self.errors
+
+    @property
+    def success(self) -> str:
+        """Successes with Wilson's interval."""
+        if not self.ok:
+            return ""
+        low, high = wilson(self.successes, self.ok)
+        return f"{self.successes}/{self.ok} [{100 * low:.0f}, {100 * high:.0f}] %"
 
 
 class Display:
     """Use as a context manager around the episodes."""
 
-    def __init__(self, config: EvalConfig, total: int, skipped: int) -> None:
-        self.config = config
+    def __init__(self, cells: Sequence[EvalConfig]) -> None:
+        self.output = cells[0].output
         self.console = Console()
-        self.finished = self.succeeded = 0
+        self.counts = {
+            cell: Count(label, len(cell.tasks) * cell.trials)
+            for cell, label in zip(cells, labels(cells), strict=True)
+        }
         self.bar = Progress(
-            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TextColumn("episodes, {task.fields[state]}"),
             console=self.console,
         )
-        keep = config.pruner.keep_ratio
-        label = f"{config.suite} {config.pruner.name}" + ("" if keep is None else f" keep {keep:g}")
-        self.task = self.bar.add_task(label, total=total, completed=skipped, rate="")
-        if skipped:
-            self.say(f"{skipped} of {total} episodes are in {config.output} already: not run again")
+        self.task = self.bar.add_task("", total=self.total.total, state="loading")
+        self.live = Live(console=self.console, get_renderable=self._screen, refresh_per_second=2)
+        self.started = time.monotonic()
+
+    @property
+    def total(self) -> Count:
+        """All cells together."""
+        whole = Count("all", 0)
+        for count in self.counts.values():
+            for name in ("total", "skipped", "ok", "successes", "errors"):
+                setattr(whole, name, getattr(whole, name) + getattr(count, name))
+        return whole
+
+    @property
+    def ran(self) -> int:
+        """Episodes run by this command."""
+        return self.total.ok + self.total.errors
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]warning:[/] {text}", highlight=False)
+        self.console.print(f"[yellow]warning:[/] {text}", highlight=False, soft_wrap=True)
 
-    def show(self, row: EpisodeRow) -> None:
+    def skip(self, cell: EvalConfig, episodes: int) -> None:
+        """Count episodes of a cell that are not run: they are there, or not asked for."""
+        count = self.counts[cell]
+        if episodes and not count.skipped:
+            label = f"{count.label}: " if len(self.counts) > 1 else ""
+            self.say(
+                f"{label}{episodes} of {count.total} episodes are in {self.output} already: "
+                "not run again"
+            )
+        count.skipped = episodes
+        self._refresh()
+
+    def show(self, cell: EvalConfig, row: EpisodeRow) -> None:
         """Count one finished episode; errors are told at once."""
+        if not self.ran:  # the rate is that of episodes, not of loading the model
+            self.started = time.monotonic() - row.wall_s
+        count = self.counts[cell]
+        label = f" {count.label}" if len(self.counts) > 1 else ""
         if row.status == Status.OK:
-            self.finished += 1
-            self.succeeded += bool(row.success)
+            count.ok += 1
+            count.successes += bool(row.success)
         else:
-            self.warn(f"task {row.task} trial {row.trial}: status {row.status}: {row.error}")
-        rate = f"success {self.succeeded}/{self.finished}"
-        self.bar.update(self.task, advance=1, rate=rate)
+            count.errors += 1
+            self.warn(f"task {row.task} trial {row.trial}{label}: status {row.status}: {row.error}")
+        self._refresh()
         if not self.console.is_terminal:
             self.say(
-                f"task {row.task} trial {row.trial}: {'success' if row.success else row.status} "
-                f"in {row.steps} steps, {row.calls} calls, {row.wall_s:.1f} s; {rate}"
+                f"task {row.task} trial {row.trial}{label}: "
+                f"{'success' if row.success else row.status} in {row.steps} steps, "
+                f"{row.calls} calls, {row.wall_s:.1f} s; {self._state()}"
             )
 
-    def summary(self, store: Store) -> None:
-        """The table over everything the results folder holds, and where things lie."""
-        from vlaprune_bench.report.tables import summarise, summary_table
+    def _refresh(self) -> None:
+        self.bar.update(self.task, completed=self.total.done, state=self._state())
 
-        if not store.done():
-            self.say(f"no episode was finished; {store.folder} is empty")
+    def _state(self) -> str:
+        """Success, errors, rate and time left of all cells."""
+        total = self.total
+        parts = [f"success {total.success}" if total.ok else "", f"{total.done}/{total.total}"]
+        if total.errors:
+            parts.append(f"{total.errors} error{'s' * (total.errors > 1)}")
+        if ran := self.ran:
+            seconds = (time.monotonic() - self.started) / ran
+            left = timedelta(seconds=round(seconds * (total.total - total.done)))
+            parts.append(f"{3600 / seconds:.0f} episodes/h, {left} left")
+        return ", ".join(part for part in parts if part)
+
+    def _screen(self) -> Group:
+        """The live screen: cells above, the bar below."""
+        if len(self.counts) == 1:
+            return Group(self.bar)
+        counts = list(self.counts.values())
+        shown = sorted(counts, key=lambda c: c.done / c.total)[:MAX_LINES]
+        table = Table(box=None, header_style="bold")
+        for name in ("cell", "done", "success", "errors"):
+            table.add_column(name, justify="left" if name == "cell" else "right")
+        for count in (c for c in counts if c in shown):
+            errors = str(count.errors or "")
+            table.add_row(count.label, f"{count.done}/{count.total}", count.success, errors)
+        if len(shown) < len(counts):
+            table.add_row(f"and {len(counts) - len(shown)} cells that are further")
+        return Group(table, self.bar)
+
+    def summary(self, store: Store, ids: Collection[str] | None = None) -> None:
+        """The table over what the results folder holds, and where things lie.
+
+        Args:
+            store: the folder.
+            ids: of these episodes alone; None: of all.
+        """
+        self.live.stop()
+        done = store.done()
+        if not (done if ids is None else done & set(ids)):
+            self.say(f"no episode was finished; {store.folder} has none of them")
             return
-        self.console.print(summary_table(summarise(load_results(store.folder))))
+        rows = load_results(store.folder)
+        if ids is not None:
+            rows = rows[rows.episode_id.isin(list(ids))]
+        self.console.print(summary_table(summarise(rows)))
         self.say(f"parquet: {store.folder} (pandas.read_parquet reads the folder)")
         videos = sorted((store.folder / "_videos").glob("[!.]*.mp4"))
         if videos:
@@ -69,10 +173,10 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            self.bar.start()
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        self.live.stop()

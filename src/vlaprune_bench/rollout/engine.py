@@ -1,4 +1,4 @@
-"""Run the episodes a configuration asks for and write a row for each."""
+"""One configuration on a loaded policy: its episodes, and the row each becomes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,9 @@ from vlaprune_bench.store import Store
 from vlaprune_bench.types import PROTOCOLS, CallRow, EpisodeRow, EpisodeSpec, Status, UserError
 
 if TYPE_CHECKING:
-    from vlaprune_bench.policies.base import Policy
+    from vlaprune_bench.rollout.runner import SwappablePolicy
     from vlaprune_bench.sim.assets import AssetSet
     from vlaprune_bench.sim.libero import LiberoTask
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def evaluate(config: EvalConfig, command_line: list[str]) -> int:
@@ -43,7 +40,7 @@ class Engine:
 
     config: EvalConfig
     store: Store
-    policy: Policy
+    policy: SwappablePolicy
     assets: AssetSet
     gl_backend: str
     shapes_seen: set[tuple[int, ...]] = field(default_factory=set)

@@ -70,7 +70,7 @@ def settings(config: EvalConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def record_facts(runs: Path, config: EvalConfig, facts: Facts, checkpoint: Path) -> tuple[str, str]:
+def facts_note(config: EvalConfig, facts: Facts, checkpoint: Path) -> tuple[str, str]:
     """Name and text of the note by which a later plan knows the facts without a model."""
     note = {
         "settings": settings(config),
@@ -78,7 +78,7 @@ def record_facts(runs: Path, config: EvalConfig, facts: Facts, checkpoint: Path)
         "checkpoint_folder": str(checkpoint),
         "checkpoint_stamp": _stamp(checkpoint),
     }
-    return str(_note(runs, config)), json.dumps(note, indent=1)
+    return _note_name(config), json.dumps(note, indent=1)
 
 
 def known_facts(folder: Path, config: EvalConfig) -> Facts | None:
@@ -87,7 +87,7 @@ def known_facts(folder: Path, config: EvalConfig) -> Facts | None:
     Returns:
         None: nothing ran there with these settings, or the checkpoint's files have changed since.
     """
-    path = _note(folder / "_runs", config)
+    path = folder / "_runs" / _note_name(config)
     if not path.is_file():
         return None
     note = json.loads(path.read_text())
@@ -97,8 +97,8 @@ def known_facts(folder: Path, config: EvalConfig) -> Facts | None:
     return Facts(**note["facts"])
 
 
-def _note(runs: Path, config: EvalConfig) -> Path:
-    return runs / f"facts-{digest(settings(config))}.json"
+def _note_name(config: EvalConfig) -> str:
+    return f"facts-{digest(settings(config))}.json"
 
 
 def _stamp(folder: Path) -> str:

@@ -202,7 +202,11 @@ class Store:
 
     def save_config(self, run_id: str, text: str) -> None:
         """Keep the configuration beside the rows it makes."""
-        path = self.folder / "_runs" / f"{run_id}.yaml"
+        self.save_note(f"{run_id}.yaml", text)
+
+    def save_note(self, name: str, text: str) -> None:
+        """Keep a small text file beside the rows; it is there whole or not at all."""
+        path = self.folder / "_runs" / name
         with self._clear_errors():
             write_bytes(text.encode(), path).replace(path)
 

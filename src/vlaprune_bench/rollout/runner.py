@@ -1,0 +1,297 @@
+"""Run what a results folder lacks of one or many cells (configurations), interleaved.
+
+Cells that share everything but the method run scene by scene: every cell on one task and trial
+before the next, on one loaded policy whose method is swapped. So a run that was stopped anywhere
+is still a paired comparison.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from vlaprune_bench.config import EvalConfig, dump, run_id
+from vlaprune_bench.policies.base import Policy
+from vlaprune_bench.pruning.base import Pruner
+from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.rollout.display import Display
+from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.identity import Facts, episode_ids, facts_note, known_facts
+from vlaprune_bench.rollout.interrupt import INTERRUPTED, Interrupt
+from vlaprune_bench.rollout.scenes import StoredScenes
+from vlaprune_bench.store import Store, read_episodes
+from vlaprune_bench.tracking import Tracker
+from vlaprune_bench.types import PROTOCOLS, EpisodeRow, EpisodeSpec, Status
+
+if TYPE_CHECKING:
+    from vlaprune_bench.sim.libero import LiberoTask
+
+
+class SwappablePolicy(Policy, Protocol):
+    """A policy whose method can be another one from episode to episode."""
+
+    pruner: Pruner
+
+
+@dataclass(frozen=True)
+class Job:
+    """An episode to run."""
+
+    engine: Engine
+    spec: EpisodeSpec
+    note: str | None = None
+    """What the reader of its row must know besides."""
+
+
+def world(config: EvalConfig) -> EvalConfig:
+    """What cells must share to run on one policy and in one simulator: all but the method, which
+    episodes, how they are cut and where their rows go."""
+    return replace(
+        config,
+        pruner=NoPruning(),
+        task_ids=(),
+        trials=1,
+        seed=0,
+        max_steps=None,
+        execute_steps=None,
+        video="none",
+        output=Path(),
+        wandb=False,
+        wandb_project="",
+    )
+
+
+def by_world(cells: Iterable[EvalConfig]) -> list[list[EvalConfig]]:
+    """Cells grouped by world, in order of appearance."""
+    groups: dict[EvalConfig, list[EvalConfig]] = {}
+    for cell in cells:
+        groups.setdefault(world(cell), []).append(cell)
+    return list(groups.values())
+
+
+def run_cells(
+    cells: Sequence[EvalConfig],
+    command_line: Sequence[str],
+    *,
+    retry: bool = False,
+    whole_folder: bool = True,
+) -> int:
+    """Run what is missing of some cells in their results folder.
+
+    Args:
+        cells: of one output folder.
+        command_line: kept beside the configurations.
+        retry: run the episodes again that ended in an error or a timeout, and only those.
+        whole_folder: the table at the end is over all the folder holds, not these cells alone.
+
+    Returns:
+        Exit code: 0, 1 where an episode ended in an error, 130 after Ctrl-C.
+
+    Raises:
+        UserError: something the user can put right.
+    """
+    store = Store(cells[0].output)
+    with store.writing() as set_aside, Display(cells) as display:
+        for sentence in set_aside:
+            display.warn(sentence)
+        runner = Runner(store, display, retry=retry)
+        try:
+            for group in by_world(cells):
+                if runner.interrupted:
+                    break
+                known = known_facts(store.folder, group[0])
+                if known and not runner.wanted(group, known) and _confirmed(group[0], known):
+                    continue
+                runner.run(_load(group, store, command_line, known))
+        except KeyboardInterrupt:
+            runner.interrupted = True
+        return runner.finish(whole_folder)
+
+
+def run_engines(engines: Sequence[Engine]) -> int:
+    """Run what is missing of engines that share policy, simulator and results folder."""
+    store = engines[0].store
+    with store.writing() as set_aside, Display([e.config for e in engines]) as display:
+        for sentence in set_aside:
+            display.warn(sentence)
+        runner = Runner(store, display)
+        runner.run(engines)
+        return runner.finish(whole_folder=True)
+
+
+def _load(
+    cells: Sequence[EvalConfig], store: Store, command_line: Sequence[str], known: Facts | None
+) -> list[Engine]:
+    """Load what the cells of a world share.
+
+    Raises:
+        UserError: it cannot be loaded, or a method does not fit the model.
+    """
+    # the renderer is chosen before anything imports mujoco
+    from vlaprune_bench.sim.gl import choose_gl
+
+    gl_backend = choose_gl()
+    from vlaprune_bench.policies import load_policy
+    from vlaprune_bench.policies.checkpoint import Checkpoint
+    from vlaprune_bench.sim.assets import resolve_assets
+
+    first = cells[0]
+    checkpoint = Checkpoint.find(first.checkpoint)
+    policy = cast(
+        SwappablePolicy,
+        load_policy(
+            checkpoint,
+            first.pruner,
+            suite=first.suite,
+            device=first.device,
+            dtype=first.dtype,
+            attention=first.attention,
+            protocol=PROTOCOLS[first.protocol],
+            count_every=first.count_flops_every,
+            policy=first.policy,
+        ),
+    )
+    for cell in cells:
+        policy.pruner = cell.pruner  # refused before the first episode
+    assets = resolve_assets(first.assets, policy.info.assets)
+    engines = [Engine(cell, store, policy, assets, gl_backend) for cell in cells]
+    for cell in cells:
+        store.save_config(run_id(cell), f"# {' '.join(command_line)}\n{dump(cell)}")
+    if engines[0].facts != known:
+        store.save_note(*facts_note(first, engines[0].facts, checkpoint.folder))
+    return engines
+
+
+def _confirmed(config: EvalConfig, known: Facts) -> bool:
+    """Whether what an earlier run found out about checkpoint and assets still holds, without
+    loading a model."""
+    from vlaprune_bench.policies.checkpoint import Checkpoint
+    from vlaprune_bench.policies.device import choose_device, choose_dtype
+    from vlaprune_bench.sim.assets import resolve_assets
+
+    checkpoint = Checkpoint.find(config.checkpoint)
+    dtype = choose_dtype(config.dtype, choose_device(config.device))
+    made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
+    return known == replace(
+        known,
+        checkpoint_hash=checkpoint.hash,
+        assets_hash=resolve_assets(config.assets, made_for).hash,
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
+
+@dataclass
+class Runner:
+    """One command on one results folder, which it holds."""
+
+    store: Store
+    display: Display
+    retry: bool = False
+    interrupted: bool = False
+    failed: bool = False
+    """Whether an episode ended in an error."""
+    there: dict[str, str | None] = field(default_factory=dict)
+    """Episodes in the folder; of those that failed, what the next attempt says about it."""
+    asked: set[str] = field(default_factory=set)
+    """Ids of the episodes of all cells seen."""
+
+    def __post_init__(self) -> None:
+        columns = ["episode_id", "status", "error", "warnings"]
+        for row in read_episodes(self.store.folder, columns)[0].to_pylist():
+            failed = row["status"] != Status.OK
+            self.there[row["episode_id"]] = _attempt(row) if failed else None
+
+    def wanted(self, cells: Sequence[EvalConfig], facts: Facts) -> dict[str, EvalConfig]:
+        """Ids of the episodes to run, with their cells; counts the others as there."""
+        todo: dict[str, EvalConfig] = {}
+        for cell in cells:
+            ids = set(episode_ids(cell, facts).values())
+            new = {i for i in ids if self._is_wanted(i)}
+            self.display.skip(cell, len(ids - new))
+            self.asked |= ids
+            todo |= dict.fromkeys(new, cell)
+        return todo
+
+    def _is_wanted(self, episode: str) -> bool:
+        return self.there.get(episode) is not None if self.retry else episode not in self.there
+
+    def run(self, engines: Sequence[Engine]) -> None:
+        """Run what is missing of the cells of one world; Ctrl-C keeps what was finished."""
+        for warning in engines[0].warnings():
+            self.display.warn(warning)
+        jobs = self._jobs(engines)
+        with Interrupt(self.display.say) as interrupt, ExitStack() as stack:
+            trackers = {e.config: stack.enter_context(Tracker(e.config)) for e in engines}
+            try:
+                for job, row in self._rows(jobs, engines[0]):
+                    trackers[job.engine.config].log(row)
+                    self.display.show(job.engine.config, row)
+                    self.failed |= row.status != Status.OK
+                    if interrupt.asked:
+                        break
+            except KeyboardInterrupt:
+                interrupt.asked = True
+            self.interrupted |= interrupt.asked
+
+    def _jobs(self, engines: Sequence[Engine]) -> list[Job]:
+        """The missing episodes of all cells, scene by scene."""
+        wanted = self.wanted([engine.config for engine in engines], engines[0].facts)
+        jobs = []
+        for engine in engines:
+            ids = episode_ids(engine.config, engine.facts)
+            for spec in engine.specs():
+                episode = ids[spec.task, spec.trial]
+                if wanted.pop(episode, None):  # once, where two cells are the same
+                    jobs.append(Job(engine, spec, self.there.get(episode)))
+        # the order of tasks is the one asked for; sorting is stable, so cells stay in order
+        order = {task: i for i, task in reversed(list(enumerate(_tasks(engines))))}
+        return sorted(jobs, key=lambda job: (order[job.spec.task], job.spec.trial))
+
+    def _rows(self, jobs: Sequence[Job], any_engine: Engine) -> Iterator[tuple[Job, EpisodeRow]]:
+        """Run episodes one after the other; each is written before it is yielded."""
+        scenes = StoredScenes(any_engine.config, self.store, any_engine.assets.hash)
+        for _, of_task in groupby(jobs, key=lambda job: job.spec.task):
+            with ExitStack() as stack:
+                task: LiberoTask | None = None
+                for job in of_task:
+                    if task is None:
+                        task = stack.enter_context(job.engine.open(job.spec))
+                    notes = [job.note] if job.note else []
+                    row, calls = job.engine.episode(task, job.spec, scenes, notes)
+                    self.store.append(row, calls)
+                    self.store.compact()
+                    yield job, row
+                    if row.status != Status.OK:
+                        # whatever went wrong may have left the simulator in any state
+                        stack.close()
+                        task = None
+
+    def finish(self, whole_folder: bool) -> int:
+        """Merge parts, say how it ended, and print the table.
+
+        Returns:
+            The exit code.
+        """
+        self.store.compact()
+        if self.interrupted:
+            self.display.say("interrupted: what was finished is kept, the same command goes on")
+        elif not self.display.ran:
+            self.display.say("nothing to retry" if self.retry else "finished: nothing left to run")
+        self.display.summary(self.store, None if whole_folder else self.asked)
+        return INTERRUPTED if self.interrupted else int(self.failed)
+
+
+def _tasks(engines: Sequence[Engine]) -> list[int]:
+    return [task for engine in engines for task in engine.config.tasks]
+
+
+def _attempt(row: dict) -> str:
+    """What the row of the next attempt says about a failed one."""
+    counted = [re.match(r"attempt (\d+)", text) for text in row["warnings"]]
+    number = max((int(match[1]) for match in counted if match), default=1)
+    return f"attempt {number + 1}; the one before ended in {row['status']}: {row['error']}"

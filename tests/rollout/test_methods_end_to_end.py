@@ -1,0 +1,51 @@
+"""Every method on one short episode of the real simulator, as vlaprune-eval runs it.
+
+In one process, so that networks and simulator are imported once; tests/test_smoke.py runs the
+command itself.
+"""
+
+import pytest
+
+from vlaprune_bench.cli.eval import parse
+from vlaprune_bench.pruning import methods
+from vlaprune_bench.store import load_calls, load_results
+
+EPISODE = "--suite libero_spatial --assets lite --task-ids 0 --trials 1"
+OPTIONS = {
+    # gates start pruned, a history of one call is enough: so that three calls show the method
+    "adp": "--initial-state",
+    "gated": "--inner fastv --initial-state",
+    "vla-pruner": "--window 1",
+    # layers that a model of four has
+    "schedule": "--scorer fastv --layer 1 --keep 0.7 --later-layers 2 3 --later-keeps 0.5 0.3",
+}
+
+
+def evaluate(line: str, folder):
+    engine = pytest.importorskip("vlaprune_bench.rollout.engine")
+    argv = [*f"{EPISODE} {line}".split(), "--output", str(folder)]
+    assert engine.evaluate(parse(argv), ["vlaprune-eval", *argv]) == 0
+    (row,) = load_results(folder).to_dict("records")
+    assert row["status"] == "ok"
+    return row, load_calls(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+@pytest.mark.parametrize("name", methods())
+def test_every_method_runs_an_episode(name, tmp_path):
+    row, calls = evaluate(f"--method {name} {OPTIONS.get(name, '')} --max-steps 24", tmp_path)
+    assert (row["method"], row["checkpoint"]) == (name, "tiny-untrained")
+    assert (row["steps"], row["calls"], len(calls)) == (24, 3, 3)
+    assert (row["pruned_call_fraction"] > 0) == (name != "none")
+    assert (calls.visual_tokens_kept < 512).any() == (name != "none")
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+@pytest.mark.parametrize("name", ["fastv", "vla-pruner"])
+def test_openvla_runs_an_episode(name, tmp_path):
+    line = f"--checkpoint tiny-openvla --method {name} --max-steps 6"
+    row, calls = evaluate(line, tmp_path)
+    assert (row["policy"], row["steps"], row["calls"]) == ("openvla", 6, 6)
+    assert calls.pruned.tolist() == [name == "fastv"] * 3 + [True] * 3
