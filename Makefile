@@ -27,6 +27,19 @@ demo: $(STAMP)  ## the main job on a handful of episodes, offline: embedded chec
 bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded checkpoint
 	$(BIN)/vlaprune-profile
 
+# each runs what its results folder lacks; SMOKE=1: minutes on two cores, embedded checkpoint;
+# SWEEP_ARGS: options that win over the file's, as SWEEP_ARGS="--device cuda:1 --trials 10"
+SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
+	threshold gating)
+.PHONY: sweeps $(SWEEPS) main-table
+sweeps: $(SWEEPS)  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
+
+$(SWEEPS): sweep-%: $(STAMP)
+	$(BIN)/vlaprune-sweep run configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+
+main-table: $(STAMP)  ## every method at every keep on four suites (SMOKE=1: in minutes)
+	$(BIN)/vlaprune-sweep run configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+
 test: $(STAMP)  ## lint, types and every test
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -198,10 +198,12 @@ def put_down(scene: Scene, goal: list[str]) -> bool:
     rivals = [g[1] for g in scene.inner.parsed_problem["goal_state"] if g[-1] == target]
     aside = 0.042 * (2 * rivals.index(name) - len(rivals) + 1)
     ever = False
-    for (x, y), turn in itertools.product(_OFFSETS, (0.0, np.pi / 2)):
+    # things too tall for what they go into are tried lying down as well
+    leans = (0.0, np.pi / 2) if kind == "in" else (0.0,)
+    for lean, (x, y), turn in itertools.product(leans, _OFFSETS, (0.0, np.pi / 2)):
         scene.data.qpos[:], scene.data.qvel[:] = saved, 0
         yaw = np.arctan2(matrix[1, 0], matrix[0, 0]) + turn
-        pose = np.array([*centre, *_turned(yaw, saved[place][3:])])
+        pose = np.array([*centre, *_turned(yaw, lean, saved[place][3:])])
         pose[:2] += matrix[:2, :2] @ (x + aside, y)
         height = _free_height(scene, body, place, pose, heights, inside=kind == "in")
         if height is None:
@@ -221,34 +223,33 @@ def put_down(scene: Scene, goal: list[str]) -> bool:
 def _free_height(
     scene: Scene, body: int, place: slice, pose: np.ndarray, heights: np.ndarray, inside: bool
 ) -> float | None:
-    """The lowest free height inside something, or the last free one on the way down onto it."""
+    """The last free height on the way down, from the top or from the one nearest the middle."""
     geoms = set(scene.geoms(body))
-    found = None
-    for pose[2] in heights if inside else heights[::-1]:
+
+    def free(k: int) -> bool:
+        pose[2] = heights[k]
         scene.data.qpos[place] = pose
-        free = not _pressed(scene, geoms)
-        if free and inside:
-            return float(pose[2])
-        if not free and not inside:
-            break
-        found = None if inside else float(pose[2])
-    return found
+        return not _pressed(scene, geoms)
+
+    count = len(heights)
+    starts = sorted(range(count), key=lambda k: abs(k - count // 2)) if inside else [count - 1]
+    k = next((k for k in starts if free(k)), None)
+    while k is not None and k > 0 and free(k - 1):
+        k -= 1
+    return None if k is None else float(heights[k])
 
 
 _OFFSETS = [(x, y) for x in (0.0, 0.02, -0.02, 0.04, -0.04) for y in (0.0, 0.02, -0.02, 0.04)]
 
 
-def _turned(yaw: float, quat: np.ndarray) -> np.ndarray:
-    """An object's init orientation with its own yaw replaced (its up axis is kept)."""
-    import mujoco
+def _turned(yaw: float, lean: float, quat: np.ndarray) -> np.ndarray:
+    """An object's upright orientation, leant towards its side and then turned."""
+    from scipy.spatial.transform import Rotation
 
-    matrix = np.empty(9)
-    mujoco.mju_quat2Mat(matrix, quat)
-    up = np.rint(matrix[6:9])  # z-up and y-up objects
-    base = np.array([1.0, 0, 0, 0]) if up[2] else np.array([np.sqrt(0.5), np.sqrt(0.5), 0, 0])
-    out = np.empty(4)
-    mujoco.mju_mulQuat(out, np.array([np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]), base)
-    return out
+    up = Rotation.from_quat(quat[[1, 2, 3, 0]]).as_matrix()[2]
+    stand = Rotation.from_euler("x", 0.0 if up[2] > 0.5 else np.pi / 2)  # z-up or y-up
+    turned = Rotation.from_euler("z", yaw) * Rotation.from_euler("y", lean) * stand
+    return turned.as_quat()[[3, 0, 1, 2]]
 
 
 def _target(scene: Scene, kind: str, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -260,7 +261,8 @@ def _target(scene: Scene, kind: str, name: str) -> tuple[np.ndarray, np.ndarray,
         parent = getattr(scene.inner.object_sites_dict[name], "parent_name", None)
         if parent is not None:  # regions are turned in odd ways: take the furniture's own yaw
             matrix = scene.data.xmat[scene.inner.obj_body_id[parent]].reshape(3, 3)
-        low, high = -reach - 0.03, reach + (0.15 if kind == "on" else 0.0)
+        # "in" counts from 1 cm below the region
+        low, high = (-reach - 0.03, reach + 0.15) if kind == "on" else (-reach - 0.009, reach)
     else:
         body = scene.inner.obj_body_id[name]
         centre, matrix = scene.data.xpos[body].copy(), scene.data.xmat[body].reshape(3, 3)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import draccus
 import yaml
@@ -21,6 +21,7 @@ from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.types import PROTOCOLS, SUITES, SceneProtocol, SimPath, UserError
 
+T = TypeVar("T")
 Video = Literal["none", "query", "all"]
 
 NOT_IDENTITY = ("output", "video", "wandb", "wandb_project", "sim")
@@ -152,22 +153,28 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def labels(configs: Sequence[EvalConfig]) -> list[str]:
+def labels(configs: Sequence[EvalConfig], suite: bool = True) -> list[str]:
     """A short name for each: suite, method, keep, and the options in which those of one method
-    differ."""
-    shared = ("pruner", *NOT_IDENTITY)
-    flat = [{k: v for k, v in to_dict(c).items() if k not in shared} for c in configs]
-    options = [flatten(method_options(c.pruner)) for c in configs]
-    varying = _varying(flat)
+    differ. Options that differ only with the suite (a checkpoint for each) are left out."""
+    outer = [flatten({**to_dict(c), "pruner": c.pruner.name}) for c in configs]
+    inner = [flatten(method_options(c.pruner)) for c in configs]
+    by_suite: dict[str, list[dict[str, Any]]] = {}
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for config, one, options in zip(configs, outer, inner, strict=True):
+        by_suite.setdefault(config.suite, []).append(one)
+        by_method.setdefault(config.pruner.name, []).append(options)
+    varying = {k for group in by_suite.values() for k in _varying(group)} - {
+        *NOT_IDENTITY,
+        "pruner",
+    }
+    own = {name: _varying(group) for name, group in by_method.items()}
     names = []
-    for config, outer, inner in zip(configs, flat, options, strict=True):
-        alike = [
-            o for c, o in zip(configs, options, strict=True) if c.pruner.name == config.pruner.name
-        ]
-        shown = {k: v for k, v in outer.items() if k in varying and k != "suite"}
-        shown |= {k: inner[k] for k in _varying(alike) if k in inner and k != "keep"}
+    for config, one, options in zip(configs, outer, inner, strict=True):
         keep = config.pruner.keep_ratio
-        parts = [config.suite, config.pruner.name, "" if keep is None else f"keep {keep:g}"]
+        parts = [config.suite if suite and len(by_suite) > 1 else "", config.pruner.name]
+        parts += ["" if keep is None else f"keep {keep:g}"]
+        shown = {k: one[k] for k in one if k in varying}
+        shown |= {k: options[k] for k in own[config.pruner.name] if k in options and k != "keep"}
         parts += [f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items()]
         names.append(" ".join(part for part in parts if part))
     return names
@@ -190,16 +197,25 @@ def load(path: Path) -> EvalConfig:
     Raises:
         UserError: the file is missing, is no YAML mapping, or has a key or value that is not known.
     """
+    return from_dict(read_yaml(path, "--config"), str(path))
+
+
+def read_yaml(path: Path, flag: str) -> dict[str, Any]:
+    """The mapping in a YAML file, which was the value of `flag`.
+
+    Raises:
+        UserError: the file is missing or holds no mapping.
+    """
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
-        raise UserError(f"--config is {path}; it cannot be read: {error.strerror}.") from error
+        raise UserError(f"{flag} is {path}; it cannot be read: {error.strerror}.") from error
     except yaml.YAMLError as error:
         line = str(error).replace("\n", " ")
-        raise UserError(f"--config is {path}; it is not valid YAML: {line}.") from error
+        raise UserError(f"{flag} is {path}; it is not valid YAML: {line}.") from error
     if not isinstance(data, dict):
-        raise UserError(f"--config is {path}; it must hold a mapping of options.")
-    return from_dict(data, str(path))
+        raise UserError(f"{flag} is {path}; it must hold a mapping of options.")
+    return data
 
 
 def from_dict(data: dict[str, Any], source: str) -> EvalConfig:
@@ -213,8 +229,17 @@ def from_dict(data: dict[str, Any], source: str) -> EvalConfig:
         UserError: an unknown key or a value of the wrong kind.
     """
     _check_keys(data, EvalConfig, source)
+    return decode(EvalConfig, data, source)
+
+
+def decode(cls: type[T], data: dict[str, Any], source: str) -> T:
+    """Plain data, its keys known, as an object of a dataclass.
+
+    Raises:
+        UserError: a value of the wrong kind.
+    """
     try:
-        return draccus.decode(EvalConfig, data)
+        return draccus.decode(cls, data)
     except (draccus.utils.DecodingError, draccus.utils.ParsingError) as error:
         # draccus wraps what __post_init__ raised; the sentence inside is the one for the user
         cause: BaseException | None = error

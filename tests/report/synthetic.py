@@ -80,7 +80,7 @@ def cell(
             episodes[column] = [value] * len(episodes)
     key = name + episodes.suite + episodes.task.astype(str) + "/" + episodes.trial.astype(str)
     episodes["episode_id"] = [f"{code:012x}"[:12] for code in pd.util.hash_array(key.to_numpy())]
-    return episodes[[f for f in EpisodeRow.__dataclass_fields__]]
+    return episodes[list(EpisodeRow.__dataclass_fields__)]
 
 
 def paired(base: pd.DataFrame, loss: float, gain: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,7 +99,8 @@ def calls_of(episodes: pd.DataFrame, rng: np.random.Generator) -> pa.Table:
     index = np.repeat(np.arange(len(episodes)), counts)
     call = np.concatenate([np.arange(n) for n in counts])
     share = episodes.keep.astype(float).fillna(1.0).to_numpy()
-    kept = np.round(512 * share).astype(int)[index]
+    gate = call % 5 < 5 * episodes.pruned_call_fraction.to_numpy(float)[index]
+    kept = np.where(gate, np.round(512 * share).astype(int)[index], 512)
     total = np.repeat(episodes.latency_p50_ms.to_numpy(float), counts)
     total = total * rng.lognormal(0, 0.1, len(index))
     lists = {value: list(range(0, int(value))) for value in np.unique(kept)}

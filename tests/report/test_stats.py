@@ -122,7 +122,7 @@ def test_holm_equals_statsmodels_and_leaves_gaps():
 
 def test_average_covers_the_mean_of_the_tasks_it_was_drawn_from():
     rng = np.random.default_rng(2)
-    covered, n = [], 300
+    covered, n = [], 150
     for k in range(n):
         suites = []
         for mean in (0.9, 0.6):

@@ -103,4 +103,4 @@ def steady_calls(folder: Path, episodes: pd.DataFrame) -> pd.DataFrame:
     latencies = calls[names]
     for column in ("cell", "device"):
         latencies = latencies.assign(**{column: single[column].to_numpy()[codes]})
-    return latencies.dropna(subset=["cell"])
+    return latencies.dropna(subset=["cell"]).astype({"cell": int})

@@ -132,7 +132,7 @@ def against_none(entry: Entry, known: list[Entry]) -> dict[str, Rate]:
         ),
         None,
     )
-    if base is None or base is entry:
+    if base is None or entry.method == "none":
         return {}
     found = {s: combine([entry.rates[s], base.rates[s]], [1, -1]) for s in entry.rates}
     k = len(entry.rates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,10 @@ def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_table(summary: pd.DataFrame) -> Table:
-    """`summarise`'s rows for the terminal; what all rows share stands in the title."""
+    """`summarise`'s rows for the terminal; what all rows share stands in the title.
+
+    Options in which rows of one method differ have a column each, beside keep.
+    """
     from rich.table import Table
 
     names = ["checkpoint", "suite", "assets", "method"]
@@ -64,12 +68,17 @@ def summary_table(summary: pd.DataFrame) -> Table:
     table = Table(title=title, caption="success: 95 % Wilson interval; costs are per policy call")
     for name in (name for name in names if name not in shared):
         table.add_column(name, overflow="fold")
+    options = _varying_options(summary)
+    columns = list(dict.fromkeys(name for row in options for name in row))
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
     for name in ("keep", "episodes", "success", "pruned\ncalls", "visual\ntokens", "FLOPs", "p50"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in summary.to_dict("records"):
+    for row, own in zip(summary.to_dict("records"), options, strict=True):
         errors = f" + {row['errors']} errors" if row["errors"] else ""
         table.add_row(
             *(row[name] for name in names if name not in shared),
+            *(own.get(name, "") for name in columns),
             "" if math.isnan(row["keep"]) else f"{row['keep']:g}",
             f"{row['episodes']}{errors}",
             _rate(row) if row["episodes"] else "",
@@ -79,6 +88,18 @@ def summary_table(summary: pd.DataFrame) -> Table:
             "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
         )
     return table
+
+
+def _varying_options(summary: pd.DataFrame) -> list[dict[str, str]]:
+    """For each row the options, by their last name, in which rows of its method differ."""
+    flat = [flatten(json.loads(text)) for text in summary.method_options]
+    rows = list(zip(summary.method, flat, strict=True))
+    found = []
+    for method, own in rows:
+        alike = [options for name, options in rows if name == method]
+        differ = [k for k in own if k != "keep" and len({repr(o.get(k)) for o in alike}) > 1]
+        found.append({name.rsplit(".", 1)[-1]: str(own[name]) for name in differ})
+    return found
 
 
 def _rate(row: dict[Any, Any]) -> str:

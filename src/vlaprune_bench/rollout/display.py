@@ -1,4 +1,4 @@
-"""What a run prints: one live screen, or plain lines where nobody watches, and a table at the end."""
+"""What a run prints: a live screen, or plain lines where nobody watches; a table at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -82,10 +83,10 @@ class Display:
         return self.total.ok + self.total.errors
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(escape(text), highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"[yellow]warning:[/] {text}", highlight=False, soft_wrap=True)
+        self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def skip(self, cell: EvalConfig, episodes: int) -> None:
         """Count episodes of a cell that are not run: they are there, or not asked for."""
@@ -120,7 +121,7 @@ class Display:
             )
 
     def _refresh(self) -> None:
-        self.bar.update(self.task, completed=self.total.done, state=self._state())
+        self.bar.update(self.task, completed=self.total.done, state=escape(self._state()))
 
     def _state(self) -> str:
         """Success, errors, rate and time left of all cells."""
@@ -145,7 +146,9 @@ class Display:
             table.add_column(name, justify="left" if name == "cell" else "right")
         for count in (c for c in counts if c in shown):
             errors = str(count.errors or "")
-            table.add_row(count.label, f"{count.done}/{count.total}", count.success, errors)
+            table.add_row(
+                escape(count.label), f"{count.done}/{count.total}", escape(count.success), errors
+            )
         if len(shown) < len(counts):
             table.add_row(f"and {len(counts) - len(shown)} cells that are further")
         return Group(table, self.bar)

@@ -47,16 +47,7 @@ class Cameras:
         assert not groups[_HIDDEN_GROUP]
         self._ids = [self._model.camera(name).id for name in CAMERAS]
         self._group = self._model.geom_group.copy()
-        bounded = np.array(groups, dtype=bool)[self._group]
-        bounded &= ~np.isin(
-            self._model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD)
-        )
-        # without shadows and mirrors, a geom shows nowhere but where it is
-        bounded &= not self._model.light_castshadow.any() and not self._model.mat_reflectance.any()
-        self._geoms = np.flatnonzero(bounded)
-        corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(8, 3)
-        centre, half = np.split(self._model.geom_aabb[self._geoms][:, None], 2, axis=-1)
-        self._boxes = centre + corners * half
+        self._culling = Culling(self._model, self._data, np.array(groups, dtype=bool))
 
     def frames(self) -> list[np.ndarray]:
         """Render the scene the data's kinematics describe.
@@ -68,7 +59,7 @@ class Cameras:
         context.gl_ctx.make_current()
         frames = []
         for camera in self._ids:
-            self._model.geom_group[self._geoms[self._outside(camera)]] = _HIDDEN_GROUP
+            self._model.geom_group[self._culling.unseen(camera)] = _HIDDEN_GROUP
             try:
                 context.render(size, size, camera_id=camera)
             finally:
@@ -76,14 +67,75 @@ class Cameras:
             frames.append(context.read_pixels(size, size))
         return frames
 
-    def _outside(self, camera: int) -> np.ndarray:
-        """Which of `_geoms` have a bounding box all on the far side of one border of the view."""
-        model, data = self._model, self._data
+
+class Culling:
+    """Finds the geoms that leave no mark on a camera's frame."""
+
+    def __init__(self, model: Any, data: Any, shown_groups: np.ndarray) -> None:
+        """Look up bounding boxes and mirrors.
+
+        MuJoCo mirrors the scene in the first geom that is a box or plane of reflecting material, on
+        the side of its positive z axis, and draws it there once more.
+        """
+        import mujoco
+
+        self._model, self._data = model, data
+        plane, box = mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX
+        shown = shown_groups[model.geom_group]
+        shine = np.append(model.mat_reflectance, 0)[model.geom_matid]  # -1: no material
+        mirrors = np.flatnonzero(shown & (shine > 0) & np.isin(model.geom_type, (plane, box)))
+        bounded = shown & ~np.isin(model.geom_type, (plane, mujoco.mjtGeom.mjGEOM_HFIELD))
+        if model.light_castshadow.any() or len(mirrors) > 1 or not bounded[mirrors].all():
+            bounded[:] = False  # a geom may show where it is not: draw all
+        self._mirror = int(mirrors[0]) if bounded[mirrors].any() else None
+        self._geoms = np.flatnonzero(bounded)
+        corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(8, 3)
+        centre, half = np.split(model.geom_aabb[self._geoms][:, None], 2, axis=-1)
+        self._boxes = centre + corners * half
+
+    def unseen(self, camera: int) -> np.ndarray:
+        """Ids of geoms whose bounding boxes lie outside the view and outside what it mirrors."""
+        data = self._data
         turn = data.geom_xmat[self._geoms].reshape(-1, 3, 3)
         corners = self._boxes @ turn.transpose(0, 2, 1) + data.geom_xpos[self._geoms][:, None]
-        # camera frame: x to the right, y up, looking along -z
-        seen = (corners - data.cam_xpos[camera]) @ data.cam_xmat[camera].reshape(3, 3)
-        reach = np.tan(np.deg2rad(model.cam_fovy[camera]) / 2) * -seen[..., 2] + _SLACK_M
-        x, y = seen[..., 0], seen[..., 1]
-        beyond = np.stack([x > reach, -x > reach, y > reach, -y > reach])
-        return beyond.all(axis=-1).any(axis=0)
+        reach = np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2)
+        view = np.array([[-reach, -reach], [reach, reach]])
+        outside = _outside(self._in_camera(camera, corners), view)
+        if self._mirror is not None and not outside[self._geoms == self._mirror].any():
+            outside &= self._outside_mirror(camera, corners, view)
+        return self._geoms[outside]
+
+    def _in_camera(self, camera: int, points: np.ndarray) -> np.ndarray:
+        """Points in the camera's frame: x to the right, y up, looking along -z."""
+        turn = self._data.cam_xmat[camera].reshape(3, 3)
+        return (points - self._data.cam_xpos[camera]) @ turn
+
+    def _outside_mirror(self, camera: int, corners: np.ndarray, view: np.ndarray) -> np.ndarray:
+        """Which boxes have no mirror image in the part of the view the mirror takes."""
+        mirror = self._mirror
+        turn = self._data.geom_xmat[mirror].reshape(3, 3)
+        x, y, z = self._model.geom_size[mirror]
+        signs = np.array([(-x, -y, z), (-x, y, z), (x, -y, z), (x, y, z)])
+        face = signs @ turn.T + self._data.geom_xpos[mirror]
+        seen = self._in_camera(camera, face)
+        if (seen[:, 2] < -_SLACK_M).all():
+            slopes = seen[:, :2] / -seen[:, 2:]
+            view = np.clip([slopes.min(axis=0), slopes.max(axis=0)], *view)
+        height = (corners - face[0]) @ turn[:, 2]
+        images = corners - 2 * height[..., None] * turn[:, 2]
+        below = (height < -_SLACK_M).all(axis=-1)
+        return below | _outside(self._in_camera(camera, images), view)
+
+
+def _outside(boxes: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """Which boxes lie all beyond one border of a view.
+
+    Args:
+        boxes: (n, 8, 3) corners in the camera's frame.
+        view: (2, 2) lower and upper slopes of the view, x and y.
+    """
+    depth = -boxes[..., 2:]
+    low, high = view
+    beyond = (boxes[..., :2] < low * depth - _SLACK_M).all(axis=1)
+    beyond |= (boxes[..., :2] > high * depth + _SLACK_M).all(axis=1)
+    return beyond.any(axis=-1)

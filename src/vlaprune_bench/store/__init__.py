@@ -21,10 +21,11 @@ One process writes at a time (`Store.writing`); any number may read.
 
 from vlaprune_bench.store.parts import schema, write_rows
 from vlaprune_bench.store.read import load_calls, load_results, read_calls, read_episodes
-from vlaprune_bench.store.write import Store
+from vlaprune_bench.store.write import Store, holder
 
 __all__ = [
     "Store",
+    "holder",
     "load_calls",
     "load_results",
     "read_calls",

@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -33,8 +34,24 @@ from vlaprune_bench.types import CallRow, EpisodeRow, Status, UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+LOCK = ".lock"
+"""Held while somebody writes; says who."""
+LOCK_ATTEMPTS = 3
 MERGE_AT = 256
 """Single parts of finished episodes from which on they are merged: many small files read slowly."""
+
+
+def holder(folder: Path) -> str | None:
+    """Who is writing to a results folder now, or None."""
+    path = folder / LOCK
+    if not path.is_file():
+        return None
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "another process"
+    return None
 
 
 class Store:
@@ -72,7 +89,7 @@ class Store:
             UserError: another process holds the folder.
         """
         with self._clear_errors(), ExitStack() as opened:
-            file = opened.enter_context((self.folder / ".lock").open("a+"))
+            file = opened.enter_context((self.folder / LOCK).open("a+"))
             self._lock(file)
             sentences = self._tidy()
             held = opened.pop_all()
@@ -80,15 +97,20 @@ class Store:
             yield sentences
 
     def _lock(self, file: IO[str]) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"--output is {self.folder}; {holder} is writing there: wait until it has "
-                "ended, or give another folder."
-            ) from None
+        for left in reversed(range(LOCK_ATTEMPTS)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if left:  # it may be no writer but a `holder` that looks
+                    time.sleep(0.05)
+                    continue
+                file.seek(0)
+                who = file.read().strip() or "another process"
+                raise UserError(
+                    f"--output is {self.folder}; {who} is writing there: wait until it has "
+                    "ended, or give another folder."
+                ) from None
         since = datetime.now(UTC).isoformat(timespec="seconds")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} (since {since})")

@@ -22,7 +22,7 @@ from vlaprune_bench.types import UserError
 MARKER = "vlaprune-lite.json"
 """Written last; holds the generator's hash, the suites covered and the names of all entries."""
 
-COVERED_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+COVERED_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """Suites whose every object, fixture and arena has an entry."""
 
 

@@ -1,0 +1,313 @@
+"""What the pictures show, apart from how they are drawn.
+
+A `Chart` is drawn twice: by matplotlib into a file (`plots`), by plotly in the page (`page`).
+Success is in percent here, ready for an axis.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlaprune_bench.report.build import Report
+from vlaprune_bench.report.calls import STAGES, read_calls
+from vlaprune_bench.report.cells import TITLES, Cell
+from vlaprune_bench.report.stats import Rate
+from vlaprune_bench.report.sweeps import Axis, value_of
+from vlaprune_bench.types import CallRow
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TIMELINES = 12
+"""Episodes whose gate is drawn, at most."""
+MOTION = "eef_displacement"
+"""Column of calls: end-effector path since the call before, metres; drawn where it was recorded."""
+BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles of a box: whisker, box, median, box, whisker."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name, in drawing order."""
+
+    name: str
+    x: list[Any]
+    y: list[Any]
+    low: list[float] = field(default_factory=list)
+    """Lower ends of intervals, as long as y, or empty."""
+    high: list[float] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    """A label for each point, or empty."""
+    dashed: bool = False
+    right: bool = False
+    """Belongs to the axis on the right."""
+    boxes: list[tuple[float, ...]] = field(default_factory=list)
+    """Quantiles `BOX` of each point of a chart of boxes."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One picture."""
+
+    name: str
+    """File name without suffix."""
+    group: str
+    """Charts of one group are variants of one picture: the page shows one and offers the rest."""
+    variant: str
+    kind: Literal["points", "lines", "steps", "heat", "boxes"]
+    x_title: str
+    y_title: str
+    series: list[Series]
+    right_title: str = ""
+    grid: list[list[float]] = field(default_factory=list)
+    """Values of a heat map, rows of `series[0].y` by columns of `series[0].x`; nan: nothing."""
+    note: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.group}: {self.variant}" if self.variant else self.group
+
+
+def charts(report: Report) -> list[Chart]:
+    """Every picture of a report for which there is something to show."""
+    made = [*_costs(report)]
+    for axis in report.axes:
+        made += _sweep(report, axis)
+    made += [*_heat(report), *_timelines(report), *_tokens(report), *_latency(report)]
+    return [chart for chart in made if any(series.x for series in chart.series)]
+
+
+def _outcomes(report: Report) -> list[tuple[str, str]]:
+    """Key and title of every success column: the average first, then suites."""
+    columns = [c for c in report.overview.success.columns if c.kind == "percent"]
+    return [(c.key, c.title) for c in sorted(columns, key=lambda c: c.key != "average")]
+
+
+def _name(*parts: str) -> str:
+    """A file name out of words."""
+    text = "-".join(part for part in parts if part).lower()
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)
+
+
+def _points(name: str, found: list[tuple[Any, Rate, str]], dashed: bool = False) -> Series:
+    rates = [rate for _, rate, _ in found]
+    return Series(
+        name,
+        [x for x, _, _ in found],
+        [100 * r.value for r in rates],
+        [100 * r.low for r in rates],
+        [100 * r.high for r in rates],
+        [text for _, _, text in found],
+        dashed,
+    )
+
+
+def full_label(report: Report, cell: Cell) -> str:
+    """A cell's label with the parts of its setting that are not shared."""
+    shown = report.results.shown_settings
+    return " ".join([*(cell.setting[name] for name in shown), cell.label])
+
+
+def _costs(report: Report) -> list[Chart]:
+    """Success against FLOPs and against latency, one chart for each outcome and device."""
+    cells = report.results.cells
+    rates = {row["cell"]: row for row in report.overview.success.rows}
+    devices = sorted({row["device"] for row in report.overview.cost.rows})
+    made = []
+    for key, x_title, group, scale in (
+        ("flops", "total GFLOPs per policy call", "Success against FLOPs", 1e9),
+        ("p50", "median latency of a call, ms (batch 1)", "Success against latency", 1.0),
+    ):
+        for outcome, title in _outcomes(report):
+            for device in devices:
+                by_method: dict[str, list[tuple[Any, Rate, str]]] = {}
+                for row in report.overview.cost.rows:
+                    rate = rates[row["cell"]].get(outcome)
+                    x = row[key]
+                    if row["device"] != device or not isinstance(rate, Rate) or math.isnan(x):
+                        continue
+                    cell = cells[row["cell"]]
+                    point = (x / scale, rate, full_label(report, cell))
+                    by_method.setdefault(cell.method, []).append(point)
+                series = [_points(method, found) for method, found in by_method.items()]
+                everything = [point for found in by_method.values() for point in found]
+                series.append(_points("Pareto front", front(everything), dashed=True))
+                variant = title if len(devices) == 1 else f"{title}, {device}"
+                name = _name("success", key, outcome, device if len(devices) > 1 else "")
+                made.append(Chart(name, group, variant, "points", x_title, "success, %", series))
+    return made
+
+
+def front(points: list[tuple[Any, Rate, str]]) -> list[tuple[Any, Rate, str]]:
+    """The points that no other beats: cheaper ones all succeed less often."""
+    best, found = -math.inf, []
+    for point in sorted(points, key=lambda p: (p[0], -p[1].value)):
+        if point[1].value > best:
+            best = point[1].value
+            found.append(point)
+    return found
+
+
+def _sweep(report: Report, axis: Axis) -> list[Chart]:
+    """Success over the values of one option."""
+    rates = {row["cell"]: row for row in report.overview.success.rows}
+    made = []
+    for outcome, title in _outcomes(report):
+        series = []
+        for curve in axis.curves:
+            found = []
+            for cell in curve.cells:
+                value = value_of(cell, axis.option)
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                if isinstance(rate := rates[cell.index].get(outcome), Rate):
+                    found.append((value if number else str(value), rate, cell.label))
+            series.append(_points(curve.others, found))
+        made.append(
+            Chart(
+                _name(axis.name, outcome),
+                axis.title,
+                title,
+                "lines",
+                axis.option,
+                "success, %",
+                series,
+            )
+        )
+    return made
+
+
+def _heat(report: Report) -> list[Chart]:
+    """Task by method."""
+    table = report.overview.tasks
+    cells = report.results.cells
+    made = []
+    for suite in dict.fromkeys(row["suite"] for row in table.rows):
+        rows = [row for row in table.rows if row["suite"] == suite]
+        grid = []
+        for row in rows:
+            found = [row.get(f"c{cell.index}") for cell in cells]
+            grid.append([100 * r.value if isinstance(r, Rate) else math.nan for r in found])
+        names = [f"{row['task']}: {row['name'].replace('_', ' ')}" for row in rows]
+        series = Series("", [full_label(report, cell) for cell in cells], names)
+        name = _name("tasks", suite)
+        made.append(Chart(name, "Success by task, %", suite, "heat", "", "", [series], grid=grid))
+    return made
+
+
+def _timelines(report: Report) -> list[Chart]:
+    """When the gate pruned, in a few episodes: the first of each cell that did both."""
+    results = report.results
+    mixed = results.episodes[results.episodes.pruned_call_fraction.between(0, 1, "neither")]
+    chosen = mixed.groupby("cell").head(2).head(TIMELINES)
+    known = CallRow.__dataclass_fields__
+    names = ["call", "step", "pruned", "visual_tokens_kept", *([MOTION] if MOTION in known else [])]
+    if not len(chosen):
+        return []
+    calls = read_calls(results.folder, names, set(chosen.episode_id))
+    made = []
+    for row in chosen.itertuples():
+        own = calls[calls.episode_id == row.episode_id].sort_values("call")
+        label = full_label(report, results.cells[int(str(row.cell))])
+        suite = TITLES.get(str(row.suite), str(row.suite))
+        variant = f"{label}: {suite} task {row.task} trial {row.trial}"
+        made.append(timeline(_name("gate", str(row.episode_id)), variant, own, int(str(row.steps))))
+    return made
+
+
+def timeline(name: str, variant: str, calls: pd.DataFrame, steps: int) -> Chart:
+    """Pruned windows and end-effector speed over one episode.
+
+    Args:
+        name: of the file.
+        variant: says which episode it is.
+        calls: of the episode, in order.
+        steps: control steps the episode took.
+    """
+    ends = [*calls.step[1:].tolist(), steps]
+    x = [*calls.step.tolist(), steps]
+
+    def held(values: list[float]) -> list[float]:
+        return [*values, values[-1]] if values else []
+
+    series = [Series("pruned", x if len(calls) else [], held(calls.pruned.astype(float).tolist()))]
+    right_title = "visual tokens kept"
+    tokens = calls.visual_tokens_kept.tolist()
+    if MOTION in calls and calls[MOTION].notna().any():
+        # a call's displacement was made in the window before it
+        moved = calls[MOTION].shift(-1).tolist()
+        spans = [end - start for start, end in zip(calls.step, ends, strict=True)]
+        speed = [20 * 100 * m / n if n else math.nan for m, n in zip(moved, spans, strict=True)]
+        series.append(Series("end-effector speed", x, held(speed), right=True))
+        right_title = "speed, cm/s"
+    elif tokens:
+        series.append(Series("visual tokens kept", x, held(tokens), right=True))
+    return Chart(
+        name,
+        "Gate over an episode",
+        variant,
+        "steps",
+        "control step",
+        "pruned window (1: yes)",
+        series,
+        right_title,
+    )
+
+
+def _tokens(report: Report) -> list[Chart]:
+    """Visual tokens kept over an episode, the mean of those still running."""
+    results = report.results
+    calls = read_calls(results.folder, ["call", "step", "visual_tokens_kept"])
+    if not len(calls):
+        return []
+    cell_of = results.episodes.drop_duplicates("episode_id").set_index("episode_id").cell
+    codes = calls.episode_id.cat.codes.to_numpy()
+    calls["cell"] = cell_of.reindex(calls.episode_id.cat.categories).to_numpy()[codes]
+    means = calls.groupby(["cell", "call"])[["step", "visual_tokens_kept"]].mean()
+    series = []
+    for cell in results.cells:
+        if cell.index in means.index.get_level_values(0):
+            own = means.loc[cell.index]
+            label = full_label(report, cell)
+            series.append(Series(label, own.step.tolist(), own.visual_tokens_kept.tolist()))
+    return [
+        Chart(
+            "tokens",
+            "Visual tokens kept over an episode",
+            "",
+            "lines",
+            "control step",
+            "visual tokens",
+            series,
+            note="Mean over the episodes that are still running at that call.",
+        )
+    ]
+
+
+def _latency(report: Report) -> list[Chart]:
+    """How long calls take, in all and by stage."""
+    latencies = report.overview.latencies
+    made = []
+    for device in sorted({device for _, device in latencies}):
+        keys = [key for key in sorted(latencies) if key[1] == device]
+        labels = [full_label(report, report.results.cells[index]) for index, _ in keys]
+        series = []
+        for stage in ("total", *STAGES):
+            quantiles = [latencies[k][f"latency_{stage}_ms"].quantile(list(BOX)) for k in keys]
+            boxes = [tuple(float(v) for v in q) for q in quantiles]
+            if stage == "total" or any(box[-1] > 0 for box in boxes):
+                series.append(Series(stage, labels, [b[2] for b in boxes], boxes=boxes))
+        made.append(
+            Chart(
+                _name("latency", device if len({d for _, d in latencies}) > 1 else ""),
+                "Latency of a call by stage",
+                device,
+                "boxes",
+                "",
+                "ms (batch 1)",
+                series,
+                note="Median, quartiles, and 5th to 95th percentile; warm-up calls left out.",
+            )
+        )
+    return made

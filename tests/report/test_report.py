@@ -1,0 +1,237 @@
+"""Tables of whole folders: cells, pairs, sweeps, warnings; against known truth."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+
+from tests.report.synthetic import cell, paired, write
+from vlaprune_bench.report.build import Report, load
+from vlaprune_bench.report.cells import gather
+from vlaprune_bench.report.compare import discordant_table, pairs
+from vlaprune_bench.report.stats import Rate
+from vlaprune_bench.types import UserError
+
+ALL = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def report(*frames):
+    return Report(gather(pd.concat(frames, ignore_index=True)))
+
+
+def rows(table, **wanted):
+    return [r for r in table.rows if all(r.get(k) == v for k, v in wanted.items())]
+
+
+def test_suites_are_columns_and_known_rates_lie_in_their_intervals(rng):
+    made = report(
+        cell("none", None, 0.95, rng, suites=ALL),
+        cell("adp", 0.5, 0.80, rng, suites=ALL),
+        cell("adp", 0.25, 0.40, rng, suites=ALL[:2]),
+    )
+    table = made.overview.success
+    assert [c.title for c in table.columns][:7] == [
+        "method", "keep", "Spatial", "Object", "Goal", "Long", "average",
+    ]  # fmt: skip
+    none, half, quarter = table.rows
+    for row, truth in ((none, 0.95), (half, 0.80)):
+        for name in (*ALL, "average"):
+            assert row[name].low - 0.02 < truth < row[name].high + 0.02
+        assert row["average"].value == pytest.approx(np.mean([row[s].value for s in ALL]))
+    assert "average" not in quarter
+    assert quarter["missing"] == 1000
+    assert "libero_10" not in quarter
+    assert any("1000 episodes are missing" in w for w in made.warnings)
+
+
+def test_errors_are_shown_and_count_in_no_rate(rng):
+    frame = cell("none", None, 1.0, rng, tasks=2, trials=5).astype({"success": object})
+    frame.loc[frame.task == 1, ["status", "success"]] = ["timeout", None]
+    made = report(frame)
+    (row,) = made.overview.success.rows
+    assert (row["episodes"], row["errors"], row["missing"]) == (5, 5, 0)
+    assert row["libero_spatial"].value == 1.0
+    assert "5 episodes have status timeout: they count in no rate" in made.warnings
+
+
+def test_a_configuration_says_what_is_missing(rng, tmp_path):
+    frame = cell("none", None, 1.0, rng, tasks=2, trials=5)
+    folder = write(tmp_path, frame)
+    text = "# vlaprune-eval\nsuite: libero_spatial\ntask_ids: [0, 1, 2]\ntrials: 5\nseed: 7\n"
+    (folder / "_runs" / f"{frame.run_id[0]}.yaml").write_text(text)
+    (folder / "_runs" / "abc.yaml").write_text(text)
+    made = load(folder)
+    assert made.overview.success.rows[0]["missing"] == 5
+    assert "runs with a configuration and no episode: abc" in made.warnings
+
+
+def test_pairs_are_the_same_episodes_and_agree_with_scipy(rng):
+    none = cell("none", None, 0.9, rng, trials=20)
+    other = none.assign(method="static", keep=0.5, method_options='{"keep": 0.5}')
+    other["success"] = paired(none, loss=0.10, gain=0.30, rng=rng)
+    other["episode_id"] = "s" + other.episode_id
+    other = other.sample(frac=1.0, random_state=0).iloc[:150]  # order and gaps must not matter
+    made = report(none, other)
+    (row,) = made.paired.rows
+    joined = none.set_index(["task", "trial"]).success.rename("none")
+    both = other.set_index(["task", "trial"]).join(joined)
+    losses = int((both.none & ~both.success.astype(bool)).sum())
+    gains = int((~both.none & both.success.astype(bool)).sum())
+    assert (row["pairs"], row["losses"], row["gains"]) == (150, losses, gains)
+    assert row["p"] == pytest.approx(binomtest(losses, losses + gains).pvalue)
+    assert row["difference"].value == pytest.approx((gains - losses) / 150)
+    listed = discordant_table(made.results, made.pairs).rows
+    assert len(listed) == losses + gains
+    lost = next(r for r in listed if r["solved_by"] == "none")
+    assert none.set_index("episode_id").success[lost["episode_id_none"]]
+    assert "static 0.5: 50 episodes" not in " ".join(made.warnings)
+
+
+def test_different_scenes_settings_and_lone_cells_are_told(rng):
+    none = cell("none", None, 0.9, rng, tasks=2, trials=5)
+    moved = cell("adp", 0.5, 0.9, rng, tasks=2, trials=5, scene_hash="elsewhere")
+    lone = cell("adp", 0.5, 0.9, rng, tasks=2, trials=5, dtype="bfloat16", device="H100")
+    made = report(none, moved, lone)
+    text = "\n".join(made.warnings)
+    assert "10 of 10 pairs began in different scenes" in text
+    assert "no run of none in the same setting for adp 0.5: not compared" in text
+    assert "mixed precisions: bfloat16, float32" in text
+    assert "mixed devices: H100, cpu" in text
+    assert made.overview.success.columns[0].key == "dtype"
+
+
+def test_one_checkpoint_per_suite_is_one_cell_two_of_one_suite_are_two(rng):
+    spatial = cell("none", None, 0.9, rng, trials=2, checkpoint="a-spatial")
+    goal = cell("none", None, 0.9, rng, trials=2, suites=("libero_goal",), checkpoint="a-goal")
+    other = cell("none", None, 0.9, rng, trials=2, checkpoint="b-spatial")
+    assert len(report(spatial, goal).results.cells) == 1
+    assert len(report(spatial, goal, other).results.cells) == 3
+
+
+def test_latency_is_of_one_device_and_batch_one(rng, tmp_path):
+    frames = []
+    for device, factor in (("A", 1.0), ("B", 3.0)):
+        for method, keep in (("none", None), ("static", 0.5)):
+            frames.append(cell(method, keep, 0.9, rng, tasks=2, trials=5, device=device))
+            frames[-1]["latency_p50_ms"] *= factor
+    crowd = cell("static", 0.5, 0.9, rng, tasks=2, trials=5, device="A", batch_size=8)
+    crowd["trial"] += 100
+    crowd["latency_p50_ms"] = 1e6
+    episodes = pd.concat([*frames, crowd], ignore_index=True)
+    episodes["episode_id"] = [f"e{k}" for k in range(len(episodes))]
+    made = load(write(tmp_path, episodes, rng))
+    table = made.overview.cost
+    assert "device" in [c.key for c in table.columns]
+    assert len(table.rows) == 4
+    for row in rows(table, method="static"):
+        assert row["p50_ratio"] == pytest.approx(0.7, abs=0.05)
+        assert row["p90"] / row["p50"] == pytest.approx(math.exp(0.128), abs=0.05)
+        assert row["flops_ratio"] == pytest.approx(0.65)
+    assert any("batch sizes are 1, 8" in w for w in made.warnings)
+
+
+def test_without_calls_latency_says_where_it_comes_from(rng):
+    made = report(cell("none", None, 0.9, rng, tasks=1, trials=3))
+    (row,) = made.overview.cost.rows
+    assert row["p50"] == 80
+    assert math.isnan(row["p90"])
+    assert "median of episodes' medians" in made.overview.cost.notes[-1]
+
+
+def test_every_varying_option_has_a_table(rng):
+    frames = [cell("none", None, 0.9, rng, tasks=1, trials=4)]
+    for keep in (0.25, 0.5):
+        for lookback in (2, 10):
+            options = {"gate": {"rule": "adjacent", "lookback": lookback}}
+            frames.append(cell("adp", keep, 0.8, rng, tasks=1, trials=4, options=options))
+    frames.append(cell("static", 0.5, 0.8, rng, tasks=1, trials=4))
+    frames.append(cell("static", 0.75, 0.8, rng, tasks=1, trials=4))
+    made = report(*frames)
+    assert [axis.title for axis in made.axes] == [
+        "Trade-off: keep", "Lookback: gate.lookback of adp",
+    ]  # fmt: skip
+    tradeoff, lookback = made.sweeps
+    assert len(tradeoff.rows) == 6
+    assert [r["value"] for r in lookback.rows] == ["2", "10", "2", "10"]
+    assert len({r["curve"] for r in lookback.rows}) == 2
+
+
+def twin_folder(tmp_path, rng, change=None):
+    base = cell("adp", 0.5, 0.8, rng, tasks=2, trials=4, options={"lookback": 2})
+    base["episode_id"] = [f"a{k}" for k in range(len(base))]
+    other = base.assign(method_options='{"keep": 0.5, "lookback": 7}')
+    other["episode_id"] = [f"b{k}" for k in range(len(base))]
+    third = cell("adp", 0.5, 0.2, rng, tasks=2, trials=4, options={"lookback": 9})
+    if change:
+        change(other)
+    return write(tmp_path, pd.concat([base, other, third], ignore_index=True), rng)
+
+
+def test_an_axis_that_changes_nothing_is_called_dead(rng, tmp_path):
+    (table,) = load(twin_folder(tmp_path, rng)).sweeps
+    assert [row.get("same") for row in table.rows] == [None, "same decisions as 2", None]
+    assert "Dead" not in table.notes[0]  # lookback 9 differs
+    made = load(tmp_path)
+    only = made.results.episodes[~made.results.episodes.method_options.str.contains("9")]
+    (table,) = Report(gather(only, tmp_path)).sweeps
+    assert table.notes[0].startswith("Dead axis: lookback")
+    (table,) = Report(gather(only)).sweeps  # no call rows: decisions are not known
+    assert not any("same" in row for row in table.rows)
+
+
+def test_one_other_step_count_is_a_difference(rng, tmp_path):
+    def change(frame):
+        frame.loc[3, "steps"] += 1
+
+    (table,) = load(twin_folder(tmp_path, rng, change)).sweeps
+    assert not any("same" in row for row in table.rows)
+
+
+def test_other_tokens_of_the_same_number_are_a_difference(rng, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = twin_folder(tmp_path, rng)
+    path = next((folder / "_calls").iterdir())
+    table = pq.read_table(path)
+    data = table.to_pylist()
+    row = next(r for r in data if r["episode_id"] == "b0")
+    row["kept_visual"] = [k + 1 for k in row["kept_visual"]]
+    pq.write_table(pa.Table.from_pylist(data, schema=table.schema), path)
+    (table,) = load(folder).sweeps
+    assert not any("same" in row for row in table.rows)
+
+
+def test_tasks_have_rows_of_their_own(rng):
+    made = report(cell("none", None, 0.9, rng, trials=4), cell("adp", 0.5, 0.9, rng, trials=4))
+    table = made.overview.tasks
+    assert len(table.rows) == 10
+    assert all(isinstance(r["c0"], Rate) and isinstance(r["c1"], Rate) for r in table.rows)
+    assert [c.title for c in table.columns][-2:] == ["none", "adp 0.5"]
+
+
+def test_a_family_of_comparisons_is_corrected_together(rng):
+    none = cell("none", None, 0.9, rng, suites=ALL[:2])
+    frames = [none]
+    for keep in (0.2, 0.4, 0.6):
+        own = cell("adp", keep, 0.9, rng, suites=ALL[:2])
+        own["success"] = paired(none, loss=0.04, gain=0.1, rng=rng)
+        frames.append(own)
+    made = report(*frames)
+    whole = rows(made.paired, suite="all")
+    assert len(made.paired.rows) == 9
+    lowest = min(whole, key=lambda r: r["p"])
+    assert lowest["p_holm"] == pytest.approx(min(1.0, 3 * lowest["p"]))
+    assert len(pairs(made.results)) == 3
+
+
+def test_a_folder_without_episodes_is_told(tmp_path):
+    with pytest.raises(UserError, match="holds no results"):
+        load(tmp_path)
