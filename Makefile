@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-profile test test-fast lint format clean
+.PHONY: help setup demo bench-profile test test-fast lint format gallery clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -29,16 +29,18 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 
 # each runs what its results folder lacks; SMOKE=1: minutes on two cores, embedded checkpoint;
 # SWEEP_ARGS: options that win over the file's, as SWEEP_ARGS="--device cuda:1 --trials 10"
+# (one thread: so small a model is faster with one than with two on a busy machine)
+SWEEP := $(if $(SMOKE),OMP_NUM_THREADS=1) $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
 .PHONY: sweeps $(SWEEPS) main-table
 sweeps: $(SWEEPS)  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
-	$(BIN)/vlaprune-sweep run configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+	$(SWEEP) configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 
 main-table: $(STAMP)  ## every method at every keep on four suites (SMOKE=1: in minutes)
-	$(BIN)/vlaprune-sweep run configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+	$(SWEEP) configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 
 test: $(STAMP)  ## lint, types and every test
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
@@ -46,6 +48,15 @@ test: $(STAMP)  ## lint, types and every test
 
 test-fast: $(STAMP)  ## the unit tests alone
 	$(BIN)/python -m pytest -m "not sim and not slow and not smoke"
+
+gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
+	$(BIN)/python scripts/make_gallery.py
+
+bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs the real assets)
+	$(BIN)/python benchmarks/bench_sim.py $(BENCH)
+
+test-heavy: $(STAMP)  ## the sweeps over all tasks and init states (an hour; needs the real assets)
+	$(BIN)/python -m pytest -m heavy
 
 format: $(STAMP)  ## format and sort the source
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -20,10 +20,13 @@ ALLOWED = {
     "rollout": {
         "types", "pruning", "measure", "policies", "sim", "store", "config", "tracking", "report",
     },
+    "sweep": {"types", "pruning", "config", "store", "rollout", "report"},
     "profile": {"types", "pruning", "policies", "config", "store", "rollout"},
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "mujoco", "robosuite", "libero", "pandas", "pyarrow", "wandb"}
-LIGHT_ROOMS = ("types", "config", "pruning", "cli", "store", "tracking", "report", "profile")
+LIGHT_ROOMS = (
+    "types", "config", "pruning", "cli", "store", "tracking", "report", "profile", "sweep",
+)  # fmt: skip
 """Their modules import nothing heavy at the top, so that --help answers at once."""
 
 

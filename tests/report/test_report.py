@@ -235,3 +235,28 @@ def test_a_family_of_comparisons_is_corrected_together(rng):
 def test_a_folder_without_episodes_is_told(tmp_path):
     with pytest.raises(UserError, match="holds no results"):
         load(tmp_path)
+
+
+def test_truth_is_found_in_ten_thousand_episodes(rng):
+    """18 cells as good as none and 2 that are 8 points worse: intervals and verdicts say so."""
+    none = cell("none", None, 0.9, rng)
+    frames = [none]
+    for k in range(20):
+        own = cell("random", 0.5, 0.9, rng, options={"seed": k})
+        # 0.9 of loss x equals 0.1 of gain 9x: the rate stays; the last two lose 8 points more
+        own["success"] = paired(none, 0.03 + (k >= 18) * 0.09, 0.27, rng)
+        frames.append(own)
+    made = report(*frames)
+    table = made.paired
+    worse = [row["options"] for row in table.rows if row["verdict"] == "worse"]
+    assert worse == ["seed=18", "seed=19"]
+    assert not rows(table, verdict="better")
+    truth = [-0.08 if row["options"] in worse else 0.0 for row in table.rows]
+    held = [
+        row["difference"].low <= t <= row["difference"].high
+        for row, t in zip(table.rows, truth, strict=True)
+    ]
+    # the sample of none is shared, so the differences move together: not all 20 hold
+    assert sum(held) >= 16
+    p = [row["p"] for row in table.rows if row["options"] not in worse]
+    assert np.mean(np.array(p) < 0.05) <= 0.2

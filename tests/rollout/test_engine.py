@@ -1,6 +1,9 @@
 """The engine on a toy simulator: rows, resume, errors, Ctrl-C. Real parquet, no MuJoCo."""
 
+import errno
 import json
+import os
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +14,7 @@ import pytest
 from tests.rollout.test_episode import ToyTask
 from tests.rows import measures
 from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
@@ -170,6 +174,89 @@ def test_ctrl_c_keeps_what_was_finished(make_engine, tmp_path, capsys, monkeypat
     assert "interrupted" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_once_finishes_the_episode_and_twice_does_not(
+    make_engine, tmp_path, capsys, monkeypatch, times
+):
+    engine = make_engine()
+    before = signal.getsignal(signal.SIGINT)
+    step = ToyLibero.step
+
+    def interrupted(self, action, look):
+        if self.trial == 1 and len(self.log) < times:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, action, look)
+
+    monkeypatch.setattr(ToyLibero, "step", interrupted)
+    assert engine.run() == INTERRUPTED
+    assert load_results(tmp_path / "runs").trial.tolist() == ([0, 1] if times == 1 else [0])
+    told = capsys.readouterr().out
+    assert "stopping after the running episode; Ctrl-C again stops now" in told
+    assert "the same command goes on" in told
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(ToyLibero, "step", step)
+    make_engine().run()
+    assert len(load_results(tmp_path / "runs")) == 6
+
+
+def test_actions_that_are_no_numbers_are_an_error_that_names_the_call(
+    make_engine, tmp_path, monkeypatch
+):
+    """The real policy on the embedded checkpoint; its third call gives NaN."""
+    load_policy = pytest.importorskip("vlaprune_bench.policies").load_policy
+    engine = make_engine(task_ids=(0,), trials=1, pruner=NoPruning())
+    engine.policy = policy = load_policy("tiny", NoPruning(), suite="libero_spatial")
+    predict, calls = policy._predict, []
+
+    def broken(*args):
+        calls.append(predict(*args))
+        if len(calls) == 3:
+            calls[-1].actions[0, 0] = np.nan
+        return calls[-1]
+
+    monkeypatch.setattr(policy, "_predict", broken)
+    assert engine.run() == 1
+    row = load_results(tmp_path / "runs").iloc[0]
+    assert (row.status, row.success, row.calls, row.steps) == ("error", None, 2, 16)
+    assert "policy call 2 gave actions that are not finite" in row.error
+
+
+def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(make_engine, tmp_path, monkeypatch):
+    engine, left = make_engine(), [4]
+    fsync = os.fsync
+
+    def full(handle):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            engine.run()
+    assert len(load_results(tmp_path / "runs")) == 1
+    make_engine().run()
+    assert len(load_results(tmp_path / "runs")) == 6
+
+
+def test_a_second_run_on_the_folder_is_refused(make_engine):
+    engine = make_engine()
+    with engine.store.writing(), pytest.raises(UserError, match=f"process {os.getpid()} on"):
+        make_engine().run()
+
+
+def test_a_damaged_episode_is_named_and_runs_again(make_engine, tmp_path, capsys):
+    make_engine(task_ids=(0,)).run()
+    part = min((tmp_path / "runs").glob("episode-*.parquet"))
+    part.write_bytes(part.read_bytes()[:1000])
+    again = make_engine(task_ids=(0,))
+    assert again.run() == 0
+    assert len(again.policy.seeds) == 1
+    assert f"warning: {part} is damaged" in capsys.readouterr().out
+    assert len(load_results(tmp_path / "runs")) == 3
+
+
 def test_an_episodes_seed_depends_on_the_episode_alone(make_engine, tmp_path):
     one, two = make_engine(), make_engine(output=tmp_path / "other", task_ids=(1, 0))
     one.run()
@@ -212,7 +299,7 @@ def test_scenes_make_other_episodes_but_the_simulator_path_does_not(make_engine,
 def test_another_scene_under_the_same_name_is_refused(make_engine, monkeypatch, changes):
     make_engine(task_ids=(0,), trials=1).run()
     monkeypatch.setattr(ToyLibero, "scene", "07e4")
-    with pytest.raises(UserError, match="holds task_0 trial 0 with scene 5ce9e, here .* 07e4"):
+    with pytest.raises(UserError, match=r"holds task_0 trial 0 with scene 5ce9e, here .* 07e4"):
         make_engine(**{"task_ids": (0,), "trials": 1, **changes}).run()
 
 

@@ -239,16 +239,59 @@ def test_the_sampling_substep_holds_for_longer_than_any_episode():
         assert counts == [int(k == SAMPLE_SUBSTEP - 1) for k in range(SUBSTEPS)]
 
 
-def test_what_a_camera_cannot_see_is_not_drawn(lite_assets):
+@pytest.mark.parametrize("index", [1, 4])
+def test_what_a_camera_cannot_see_is_not_drawn(lite_assets, index):
     """Frames are equal with everything drawn; and much is not drawn."""
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask("libero_spatial", index, lite_assets) as task:
         task.reset(0)
         cameras = task._simulation._cameras
-        drawn = [cameras._outside(camera).sum() for camera in cameras._ids]
-        some = cameras.frames()
-        cameras._geoms = cameras._geoms[:0]
-        cameras._boxes = cameras._boxes[:0]
-        for one, other in zip(some, cameras.frames(), strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert drawn[0] > 5
-    assert drawn[1] > 30
+        for action in actions(3, seed=index):
+            task.step(action, look=False)
+            left_out = [len(cameras._culling.unseen(camera)) for camera in cameras._ids]
+            some = cameras.frames()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(cameras._culling, "unseen", lambda _: [])
+                everything = cameras.frames()
+            np.testing.assert_array_equal(some, everything)
+            assert left_out[0] > 5
+            assert left_out[1] > 20
+
+
+class Eye:
+    """A camera at the origin that looks down at a mirror 1 m below, and boxes elsewhere."""
+
+    def __init__(self, boxes, reflecting=1, extra=""):
+        import mujoco
+
+        things = "".join(
+            f'<geom type="box" size=".1 .1 .1" pos="{x} {y} {z}"/>' for x, y, z in boxes
+        )
+        mirrors = '<geom type="box" size=".3 .3 .1" pos="0 0 -1.1" material="shine"/>' * reflecting
+        model = mujoco.MjModel.from_xml_string(
+            f"""<mujoco><asset><material name="shine" reflectance=".5"/></asset><worldbody>
+            <camera name="eye" fovy="90"/>{mirrors}{things}{extra}</worldbody></mujoco>"""
+        )
+        data = mujoco.MjData(model)
+        mujoco.mj_forward(model, data)
+        from vlaprune_bench.sim.cameras import Culling
+
+        self.unseen = list(Culling(model, data, np.ones(6, dtype=bool)).unseen(0))
+
+
+def test_culling_keeps_what_is_seen_in_a_mirror():
+    beside, below, above, far_above = (3, 0, -1), (0, 0, -2), (0, 0, 0.5), (1.2, 0, 0.2)
+    assert Eye([beside, below, above], reflecting=0).unseen == [0, 2]
+    # what is above the mirror and behind the camera shows in it, off to the side it does not
+    assert Eye([beside, below, above, far_above]).unseen == [1, 4]
+    # with two mirrors nothing is left out
+    assert Eye([beside, below, above], reflecting=2).unseen == []
+
+
+def test_culling_drops_what_a_table_hides():
+    things = [(0, 0, -2), (0, 0, -1.4), (0, 0, -0.5)]
+    top = '<geom type="box" size="{0} {0} .1" pos="0 0 -1.5" rgba=".5 .5 .5 {1}"/>'
+    floor = '<geom type="plane" size="5 5 1" pos="0 0 -3"/>'
+    assert Eye(things, 0, top.format(1.5, 1) + floor).unseen == [0, 4]
+    assert Eye(things, 0, top.format(1.5, 0.9) + floor).unseen == []  # glass
+    assert Eye(things, 0, top.format(1.4, 1) + floor).unseen == []  # the view is 1.4 m wide there
+    assert Eye(things, 0, floor).unseen == []

@@ -260,7 +260,7 @@ def test_bad_arguments(task, lite_assets):
     for option in ("render", "sim", "scenes"):
         with pytest.raises(UserError, match=f"{option}='never' is unknown: choose "):
             LiberoTask("libero_spatial", 0, lite_assets, **{option: "never"})
-    with pytest.raises(UserError, match="render='always' .* needs sim='reference'"):
+    with pytest.raises(UserError, match=r"render='always' .* needs sim='reference'"):
         LiberoTask("libero_spatial", 0, lite_assets, render="always")
     with pytest.raises(RuntimeError, match="reset it before stepping"):
         task.step(STAY, look=False)

@@ -28,7 +28,7 @@ DISTINCT += [("libero_10", task) for task in (0, 2, 3, 4, 5, 6, 8, 9)]
 
 # Objects that fall over or are pushed away, over all trials of a task, with the real assets. Where
 # a task is not named here, the lite assets let nothing fall.
-REAL_FALLS = {("libero_10", 0): 5, ("libero_10", 3): 1}
+REAL_FALLS = {("libero_10", 0): 5}
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_a_table_draws_each_reset_once_and_counts_models():
     assert np.random.rand() == wanted  # noqa: NPY002
     assert (scenes_of[0].loads, scenes_of[1].loads) == (2, 5)
     assert [len(numbers) for numbers in drawing.drawn] == [2, 3, 4, 5, 6]
-    everything = np.random.RandomState(0).rand(20)  # noqa: NPY002
+    everything = np.random.RandomState(0).rand(20)
     np.testing.assert_array_equal(np.concatenate(drawing.drawn), everything)
     with scenes.global_generator(scenes_of[1].random_state):
         assert np.random.rand() == everything[9]  # noqa: NPY002

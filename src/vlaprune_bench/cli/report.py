@@ -99,8 +99,22 @@ def show(options: ReportOptions) -> None:
             per_episode=options.per_episode or "discordant" in named,
         )
         print_tables(tables, options.format, options.table)
-    sentences = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-    _warn([*sentences, *report.warnings], options.format)
+        sentences = _sentences(caught)
+        if options.html is not None:
+            from vlaprune_bench.report.page import write_page
+
+            write_page(report, options.html, sentences)
+        if options.plots is not None:
+            from vlaprune_bench.report.charts import charts
+            from vlaprune_bench.report.plots import save
+
+            save(charts(report), options.plots)
+    _warn([*_sentences(caught), *report.warnings], options.format)
+
+
+def _sentences(caught: list[warnings.WarningMessage]) -> list[str]:
+    """What reading warned of, each once."""
+    return list(dict.fromkeys(str(w.message) for w in caught))
 
 
 def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
@@ -136,7 +150,7 @@ def _warn(sentences: list[str], form: str) -> None:
 
     console = Console(highlight=False, stderr=form != "terminal")
     for sentence in sentences:
-        console.print(f"[yellow]warning:[/] {escape(sentence)}")
+        console.print(f"[yellow]warning:[/] {escape(sentence)}", soft_wrap=True)
 
 
 def published(options: PublishedOptions) -> None:
@@ -146,9 +160,20 @@ def published(options: PublishedOptions) -> None:
     print_tables(published_tables(), options.format, options.table)
 
 
+def export(options: ExportOptions) -> None:
+    """Write the parquet file and its card."""
+    from vlaprune_bench.report.build import load
+    from vlaprune_bench.report.export import export
+
+    card = export(load(options.results), options.file, options.force)
+    print(f"wrote {options.file} and {card}")
+
+
 def run(argv: list[str]) -> None:
     if argv[:1] == ["published"]:
         published(tyro.cli(PublishedOptions, prog="vlaprune-report published", args=argv[1:]))
+    elif argv[:1] == ["export"]:
+        export(tyro.cli(ExportOptions, prog="vlaprune-report export", args=argv[1:]))
     else:
         show(tyro.cli(ReportOptions, prog="vlaprune-report", description=__doc__, args=argv))
 

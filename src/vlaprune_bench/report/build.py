@@ -52,6 +52,10 @@ class Report:
         return discordant_table(self.results, self.pairs)
 
     @cached_property
+    def trials(self) -> Table:
+        return trials_table(self.results, self.pairs)
+
+    @cached_property
     def sweeps(self) -> list[Table]:
         """A table for every option that varies, in the order of `axes`."""
         return [sweep_table(self.overview, axis) for axis in self.axes]
@@ -63,7 +67,7 @@ class Report:
 
     @cached_property
     def warnings(self) -> list[str]:
-        return caveats(self.results, self.pairs)
+        return caveats(self.results, self.pairs, self.overview.absent)
 
     def tables(self, per_task: bool = False, per_episode: bool = False) -> list[Table]:
         """All tables that have rows.
@@ -78,7 +82,7 @@ class Report:
         found.append(self.paired)
         if per_episode:
             found.append(self.discordant)
-        found += [trials_table(self.results, self.pairs), *self.sweeps, *self.beside]
+        found += [self.trials, *self.sweeps, *self.beside]
         return [table for table in found if table.rows]
 
 

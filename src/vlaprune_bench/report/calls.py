@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 STAGES = ("preprocess", "vision", "scoring", "prefill", "decode", "head")
 """Parts of a call that are timed, in the order they run."""
+MOTION = "eef_displacement"
+"""Column of end-effector path since the call before, metres; drawn where rows have it."""
 
 
 def read_calls(
@@ -84,23 +86,25 @@ def _part(path: Path, wanted: pa.Schema, episode_ids: Collection[str] | None) ->
         return wanted.empty_table()
 
 
-def steady_calls(folder: Path, episodes: pd.DataFrame) -> pd.DataFrame:
-    """Latencies of all calls but warm-up ones, of episodes run at batch size 1.
+def measured_calls(folder: Path, episodes: pd.DataFrame) -> pd.DataFrame:
+    """What tables and pictures need of every call, with its cell.
 
     Args:
         folder: a results folder.
-        episodes: with columns `cell` and `device`.
+        episodes: with columns `cell`, `device` and `batch_size`.
 
     Returns:
-        Columns cell, device and `latency_*_ms` of every stage and of the total.
+        Columns episode_id, call, step, warmup, pruned, visual_tokens_kept, `latency_*_ms` of every
+        stage and of the total, `MOTION` where it was recorded, and cell, device, batch_size.
     """
-    names = [f"latency_{stage}_ms" for stage in (*STAGES, "total")]
-    calls = read_calls(folder, ["call", "warmup", *names])
-    calls = calls[~calls.warmup.astype(bool)]
-    single = episodes[episodes.batch_size == 1].drop_duplicates("episode_id")
-    single = single.set_index("episode_id").reindex(calls.episode_id.cat.categories)
-    codes = calls.episode_id.cat.codes.to_numpy()
-    latencies = calls[names]
-    for column in ("cell", "device"):
-        latencies = latencies.assign(**{column: single[column].to_numpy()[codes]})
-    return latencies.dropna(subset=["cell"]).astype({"cell": int})
+    names = ["call", "step", "warmup", "pruned", "visual_tokens_kept"]
+    names += [f"latency_{stage}_ms" for stage in (*STAGES, "total")]
+    names += [MOTION] if MOTION in CallRow.__dataclass_fields__ else []
+    calls = read_calls(folder, names)
+    columns = ["cell", "device", "batch_size"]
+    known = episodes.drop_duplicates("episode_id").set_index("episode_id")[columns]
+    known = known.assign(device=known.device.astype("category"))
+    categories = calls.episode_id.cat.categories
+    calls = calls[calls.episode_id.isin(categories[categories.isin(known.index)])]
+    place = known.index.get_indexer(categories)[calls.episode_id.cat.codes.to_numpy()]
+    return calls.assign(**{name: known[name].array[place] for name in columns})

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 
 from vlaprune_bench.report.cells import PAIR, Results
 from vlaprune_bench.report.compare import Pairs
-from vlaprune_bench.report.overview import missing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def caveats(results: Results, found: list[Pairs]) -> list[str]:
+def caveats(results: Results, found: list[Pairs], absent: list[int]) -> list[str]:
     """Warnings about a results folder, the gravest first.
 
     Args:
         results: the folder.
         found: of `compare.pairs`.
+        absent: missing episodes of each cell.
     """
     episodes = results.episodes
     return [
         *_own_warnings(episodes),
-        *_losses(results),
+        *_losses(results, absent),
         *_mixtures(results),
         *_pairing(results, found),
         *_latency(episodes),
@@ -39,12 +39,11 @@ def _own_warnings(episodes: pd.DataFrame) -> Iterator[str]:
         yield f"{sentence} ({count} of {len(episodes)} episodes)"
 
 
-def _losses(results: Results) -> Iterator[str]:
+def _losses(results: Results, absent: list[int]) -> Iterator[str]:
     """Episodes that are not there, or ended otherwise than by success or failure."""
     for status, count in results.episodes.status.value_counts().items():
         if status != "ok":
             yield f"{count} episodes have status {status}: they count in no rate"
-    absent = missing(results)
     if any(absent):
         cells = sum(count > 0 for count in absent)
         yield f"{sum(absent)} episodes are missing in {cells} of {len(absent)} cells"
@@ -101,9 +100,12 @@ def _pairing(results: Results, found: list[Pairs]) -> Iterator[str]:
     alone = [c.label for c in results.cells if c.method != "none" and c.index not in compared]
     if alone:
         yield f"no run of none in the same setting for {_some(alone)}: not compared"
+    if unpaired := [pair.unpaired for pair in found if pair.unpaired]:
+        yield (
+            f"{sum(unpaired)} episodes in {len(unpaired)} cells have no finished partner of none: "
+            "not compared"
+        )
     for pair in found:
-        if pair.unpaired:
-            yield f"{pair.cell.label}: {pair.unpaired} episodes have no finished partner of none"
         if pair.scenes_differ:
             yield (
                 f"{pair.cell.label}: {pair.scenes_differ} of {len(pair.frame)} pairs began in "

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.types import PROTOCOLS, SUITES
+from vlaprune_bench.config import flatten
+from vlaprune_bench.types import PROTOCOLS, SUITES, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,12 +89,15 @@ def read(folder: Path) -> Results:
     """Read a results folder.
 
     Raises:
-        UserError: it holds no episodes.
+        UserError: it holds no episodes, or none that can be read.
     """
     from vlaprune_bench.store import load_results
 
+    episodes = load_results(folder)
+    if not len(episodes):
+        raise UserError(f"{folder} holds no episodes that can be read: its files are damaged.")
     runs = {path.stem: path.read_text() for path in sorted((folder / "_runs").glob("[!.]*.yaml"))}
-    return gather(load_results(folder), folder, runs)
+    return gather(episodes, folder, runs)
 
 
 def gather(
@@ -141,17 +145,6 @@ def _families(episodes: pd.DataFrame) -> pd.Series:
     return episodes.checkpoint.mask(many & ~clash, "one per suite")
 
 
-def flatten(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options with dotted names: {"gate": {"rule": "avg"}} is {"gate.rule": "avg"}."""
-    flat: dict[str, Any] = {}
-    for name, value in options.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
 def _cell(row: dict[str, Any]) -> Cell:
     keep = math.nan if row["keep"] is None else float(row["keep"])
     options = flatten(json.loads(row["method_options"]))
@@ -179,11 +172,18 @@ def differing(cells: list[Cell]) -> list[str]:
     return [n for n in names if len({repr(cell.options.get(n)) for cell in cells}) > 1]
 
 
+def short_names(names: list[str]) -> dict[str, str]:
+    """Each option's last name, where no other option ends alike: `gate.lookback` is `lookback`."""
+    last = [name.rpartition(".")[2] for name in names]
+    return {n: tail if last.count(tail) == 1 else n for n, tail in zip(names, last, strict=True)}
+
+
 def _name(cells: list[Cell]) -> list[Cell]:
     """Number the cells and give each the options its method's cells differ in."""
     named = []
     for index, cell in enumerate(cells):
         names = differing([c for c in cells if c.method == cell.method])
-        text = ", ".join(f"{n}={cell.options[n]}" for n in names if n in cell.options)
+        short = short_names(names)
+        text = ", ".join(f"{short[n]}={cell.options[n]}" for n in names if n in cell.options)
         named.append(Cell(index, cell.method, cell.keep, cell.options, cell.setting, text))
     return named

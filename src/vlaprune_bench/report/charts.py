@@ -7,23 +7,23 @@ Success is in percent here, ready for an axis.
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaprune_bench.report.build import Report
-from vlaprune_bench.report.calls import STAGES, read_calls
+from vlaprune_bench.report.calls import MOTION, STAGES
 from vlaprune_bench.report.cells import TITLES, Cell
 from vlaprune_bench.report.stats import Rate
 from vlaprune_bench.report.sweeps import Axis, value_of
-from vlaprune_bench.types import CallRow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TIMELINES = 12
 """Episodes whose gate is drawn, at most."""
-MOTION = "eef_displacement"
-"""Column of calls: end-effector path since the call before, metres; drawn where it was recorded."""
+WRAP = 40
+"""Where the names of tasks break, characters."""
 BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of a box: whisker, box, median, box, whisker."""
 
@@ -189,7 +189,9 @@ def _heat(report: Report) -> list[Chart]:
         for row in rows:
             found = [row.get(f"c{cell.index}") for cell in cells]
             grid.append([100 * r.value if isinstance(r, Rate) else math.nan for r in found])
-        names = [f"{row['task']}: {row['name'].replace('_', ' ')}" for row in rows]
+        names = [
+            textwrap.fill(f"{row['task']}: {row['name'].replace('_', ' ')}", WRAP) for row in rows
+        ]
         series = Series("", [full_label(report, cell) for cell in cells], names)
         name = _name("tasks", suite)
         made.append(Chart(name, "Success by task, %", suite, "heat", "", "", [series], grid=grid))
@@ -201,11 +203,8 @@ def _timelines(report: Report) -> list[Chart]:
     results = report.results
     mixed = results.episodes[results.episodes.pruned_call_fraction.between(0, 1, "neither")]
     chosen = mixed.groupby("cell").head(2).head(TIMELINES)
-    known = CallRow.__dataclass_fields__
-    names = ["call", "step", "pruned", "visual_tokens_kept", *([MOTION] if MOTION in known else [])]
-    if not len(chosen):
-        return []
-    calls = read_calls(results.folder, names, set(chosen.episode_id))
+    calls = report.overview.calls
+    calls = calls[calls.episode_id.isin(chosen.episode_id)]
     made = []
     for row in chosen.itertuples():
         own = calls[calls.episode_id == row.episode_id].sort_values("call")
@@ -257,16 +256,9 @@ def timeline(name: str, variant: str, calls: pd.DataFrame, steps: int) -> Chart:
 
 def _tokens(report: Report) -> list[Chart]:
     """Visual tokens kept over an episode, the mean of those still running."""
-    results = report.results
-    calls = read_calls(results.folder, ["call", "step", "visual_tokens_kept"])
-    if not len(calls):
-        return []
-    cell_of = results.episodes.drop_duplicates("episode_id").set_index("episode_id").cell
-    codes = calls.episode_id.cat.codes.to_numpy()
-    calls["cell"] = cell_of.reindex(calls.episode_id.cat.categories).to_numpy()[codes]
-    means = calls.groupby(["cell", "call"])[["step", "visual_tokens_kept"]].mean()
+    means = report.overview.calls.groupby(["cell", "call"])[["step", "visual_tokens_kept"]].mean()
     series = []
-    for cell in results.cells:
+    for cell in report.results.cells:
         if cell.index in means.index.get_level_values(0):
             own = means.loc[cell.index]
             label = full_label(report, cell)

@@ -90,6 +90,7 @@ def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
         family = [row for row in rows if (row["suite"] == "all") == whole]
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row["p_holm"] = p
+            row["verdict"] = _verdict(row)
     columns = [
         *identity_columns(results),
         Column("suite", "suite", leading=True),
@@ -107,7 +108,8 @@ def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
         "Same scene, init state and seed. Difference: Tango's 95 % score interval; McNemar exact, "
         "two-sided; Holm over the cells (rows of all suites) or over cells and suites.",
         "Anytime: stays valid when a sweep is stopped on what it shows.",
-        f"Not inferior: not worse by {100 * margin:g} points or more (one-sided, 2.5 %).",
+        "Better, worse: Holm's p below 0.05. Not inferior: not worse by "
+        f"{100 * margin:g} points or more (one-sided, 2.5 %).",
     ]
     return Table("paired", "Paired with none", columns, rows, notes)
 
@@ -116,7 +118,6 @@ def _row(suite: str, frame: pd.DataFrame, margin: float) -> dict[str, Any]:
     losses = int((frame.success_none & ~frame.success).sum())
     gains = int((frame.success & ~frame.success_none).sum())
     p = mcnemar(losses, gains) if len(frame) else math.nan
-    inferior = non_inferiority(losses, gains, len(frame), margin)
     return {
         "suite": TITLES.get(suite, suite),
         "pairs": len(frame),
@@ -125,9 +126,15 @@ def _row(suite: str, frame: pd.DataFrame, margin: float) -> dict[str, Any]:
         "difference": paired_difference(losses, gains, len(frame)),
         "p": p,
         "p_anytime": anytime_p(losses, gains) if len(frame) else math.nan,
-        "p_inferior": inferior,
-        "verdict": "not inferior" if inferior < 0.025 else "not shown",
+        "p_inferior": non_inferiority(losses, gains, len(frame), margin),
     }
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """In a word: a difference that survives Holm's correction, or the margin, or neither."""
+    if row["p_holm"] < 0.05:
+        return "better" if row["gains"] > row["losses"] else "worse"
+    return "not inferior" if row["p_inferior"] < 0.025 else "undecided"
 
 
 def discordant_table(results: Results, found: list[Pairs]) -> Table:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vlaprune_bench.report.calls import steady_calls
+from vlaprune_bench.report.calls import measured_calls
 from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
 from vlaprune_bench.report.render import Column, Table
 from vlaprune_bench.report.stats import average, rate
@@ -26,7 +26,7 @@ COSTS = (
 )
 LATENCY = (
     "Latency: whole synchronised calls at batch size 1, warm-up calls left out; ratios are to "
-    "`none` in the same setting on the same device."
+    "none in the same setting on the same device."
 )
 
 
@@ -66,17 +66,27 @@ class Overview:
         self.results = results
 
     @cached_property
+    def calls(self) -> pd.DataFrame:
+        """Every policy call; of `measured_calls`."""
+        return measured_calls(self.results.folder, self.results.episodes)
+
+    @cached_property
+    def absent(self) -> list[int]:
+        """Missing episodes of each cell."""
+        return missing(self.results)
+
+    @cached_property
     def latencies(self) -> dict[tuple[int, str], pd.DataFrame]:
         """Calls without warm-up at batch 1, by cell and device."""
-        calls = steady_calls(self.results.folder, self.results.episodes)
-        groups = calls.groupby(["cell", "device"], observed=True)
+        calls = self.calls
+        steady = calls[~calls.warmup.astype(bool) & (calls.batch_size == 1)]
+        groups = steady.groupby(["cell", "device"], observed=True)
         return {(int(str(key[0])), str(key[1])): group for key, group in groups}
 
     @cached_property
     def success(self) -> Table:
         """Rows are cells; columns are suites and their average."""
         results = self.results
-        absent = missing(results)
         rows = []
         for cell in results.cells:
             episodes = results.episodes_of(cell)
@@ -92,7 +102,7 @@ class Overview:
                 row["average"] = average(arrays)
             row["episodes"] = int((episodes.status == "ok").sum())
             row["errors"] = len(episodes) - row["episodes"]
-            row["missing"] = absent[cell.index]
+            row["missing"] = self.absent[cell.index]
             rows.append(row)
         columns = identity_columns(results)
         columns += [Column(suite, TITLES.get(suite, suite), "percent") for suite in results.suites]

@@ -18,7 +18,7 @@ COLOURS = (
     "#b15928", "#66a61e",
 )  # fmt: skip
 """Told apart by the colour-blind and on light and dark ground (after Okabe and Ito)."""
-MANY = 12
+MANY = 8
 """Series from which on a legend stands beside the picture."""
 
 
@@ -50,7 +50,7 @@ def draw(chart: Chart) -> Figure:
 
     columns = len(chart.series[0].x) if chart.kind in ("heat", "boxes") else 0
     rows = len(chart.grid)
-    figure = Figure(figsize=(max(6.0, 1.5 + 0.45 * columns), max(4.0, 1.2 + 0.3 * rows)))
+    figure = Figure(figsize=(max(6.0, 1.5 + 0.45 * columns), max(4.0, 1.2 + 0.36 * rows)))
     axes = figure.add_subplot()
     axes.set_title(chart.title, fontsize=10)
     axes.set_xlabel(chart.x_title)
@@ -116,7 +116,7 @@ def _heat(axes: Axes, chart: Chart) -> None:
     series = chart.series[0]
     image = axes.imshow(chart.grid, vmin=0, vmax=100, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(series.x)), series.x, rotation=60, ha="right", fontsize=7)
-    axes.set_yticks(range(len(series.y)), [name[:60] for name in series.y], fontsize=7)
+    axes.set_yticks(range(len(series.y)), series.y, fontsize=7)
     for r, row in enumerate(chart.grid):
         for c, value in enumerate(row):
             if not math.isnan(value):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlaprune_bench.report.calls import read_calls
-from vlaprune_bench.report.cells import PAIR, Cell, Results, differing, sortable
+from vlaprune_bench.report.cells import PAIR, Cell, Results, differing, short_names, sortable
 from vlaprune_bench.report.overview import Overview
 from vlaprune_bench.report.render import Column, Table
 
@@ -97,6 +97,7 @@ def _curves(results: Results, cells: list[Cell], option: str) -> list[Curve]:
         rest.pop(option, None)
         groups.setdefault(repr(sorted(rest.items())), []).append(cell)
     names = [name for name in differing(cells) if name != option]
+    short = short_names(names)
     curves = []
     for group in groups.values():
         if len({repr(value_of(cell, option)) for cell in group}) < 2:
@@ -105,7 +106,7 @@ def _curves(results: Results, cells: list[Cell], option: str) -> list[Curve]:
         parts = [first.setting[name] for name in results.shown_settings] + [first.method]
         if option != "keep" and not math.isnan(first.keep):
             parts.append(f"keep={first.keep:g}")
-        parts += [f"{name}={first.options.get(name)}" for name in names]
+        parts += [f"{short[name]}={first.options.get(name)}" for name in names]
         group.sort(key=lambda cell: sortable(value_of(cell, option)))
         curves.append(Curve(group, " ".join(parts)))
     return curves

@@ -6,6 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from vlaprune_bench.config import flatten
 from vlaprune_bench.report.render import si
 from vlaprune_bench.report.stats import wilson
 
@@ -60,18 +61,20 @@ def summary_table(summary: pd.DataFrame) -> Table:
 
     Options in which rows of one method differ have a column each, beside keep.
     """
+    from rich import box
     from rich.table import Table
 
     names = ["checkpoint", "suite", "assets", "method"]
     shared = [name for name in names if summary[name].nunique() == 1]
     title = ", ".join(str(summary[name].iloc[0]) for name in shared)
-    table = Table(title=title, caption="success: 95 % Wilson interval; costs are per policy call")
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.caption = "success: 95 % Wilson interval; costs are per policy call"
     for name in (name for name in names if name not in shared):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name == "method")
     options = _varying_options(summary)
     columns = list(dict.fromkeys(name for row in options for name in row))
     for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
     for name in ("keep", "episodes", "success", "pruned\ncalls", "visual\ntokens", "FLOPs", "p50"):
         table.add_column(name, justify="right", no_wrap=True)
     for row, own in zip(summary.to_dict("records"), options, strict=True):

@@ -15,12 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from vlaprune_bench.config import EvalConfig, labels
-from vlaprune_bench.report.tables import summarise, summary_table, wilson
+from vlaprune_bench.report.stats import wilson
+from vlaprune_bench.report.tables import summarise, summary_table
 from vlaprune_bench.store import Store, load_results
 from vlaprune_bench.types import EpisodeRow, Status
 
 MAX_LINES = 24
 """Cells shown at once; of more, those with the least done."""
+
+LOG_WIDTH = 160
+"""Columns of tables that go to a file or a pipe."""
 
 
 @dataclass
@@ -54,6 +58,8 @@ class Display:
     def __init__(self, cells: Sequence[EvalConfig]) -> None:
         self.output = cells[0].output
         self.console = Console()
+        if not self.console.is_terminal:
+            self.console.width = max(self.console.width, LOG_WIDTH)
         self.counts = {
             cell: Count(label, len(cell.tasks) * cell.trials)
             for cell, label in zip(cells, labels(cells), strict=True)
@@ -88,16 +94,13 @@ class Display:
     def warn(self, text: str) -> None:
         self.console.print(f"[yellow]warning:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
-    def skip(self, cell: EvalConfig, episodes: int) -> None:
-        """Count episodes of a cell that are not run: they are there, or not asked for."""
-        count = self.counts[cell]
-        if episodes and not count.skipped:
-            label = f"{count.label}: " if len(self.counts) > 1 else ""
-            self.say(
-                f"{label}{episodes} of {count.total} episodes are in {self.output} already: "
-                "not run again"
-            )
-        count.skipped = episodes
+    def skip(self, episodes: dict[EvalConfig, int]) -> None:
+        """Count the episodes of some cells that are not run: they are there, or not asked for."""
+        for cell, skipped in episodes.items():
+            self.counts[cell].skipped = skipped
+        if skipped := sum(episodes.values()):
+            total = sum(self.counts[cell].total for cell in episodes)
+            self.say(f"{skipped} of {total} episodes are in {self.output} already: not run again")
         self._refresh()
 
     def show(self, cell: EvalConfig, row: EpisodeRow) -> None:

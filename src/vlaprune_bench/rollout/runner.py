@@ -107,7 +107,13 @@ def run_cells(
                 known = known_facts(store.folder, group[0])
                 if known and not runner.wanted(group, known) and _confirmed(group[0], known):
                     continue
-                runner.run(_load(group, store, command_line, known))
+                engines, checkpoint = _load(group, store)
+                for cell in group:
+                    text = f"# {' '.join(command_line)}\n{dump(cell)}"
+                    store.save_config(run_id(cell), text)
+                if engines[0].facts != known:
+                    store.save_note(*facts_note(group[0], engines[0].facts, checkpoint))
+                runner.run(engines)
         except KeyboardInterrupt:
             runner.interrupted = True
         return runner.finish(whole_folder)
@@ -124,10 +130,11 @@ def run_engines(engines: Sequence[Engine]) -> int:
         return runner.finish(whole_folder=True)
 
 
-def _load(
-    cells: Sequence[EvalConfig], store: Store, command_line: Sequence[str], known: Facts | None
-) -> list[Engine]:
+def _load(cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path]:
     """Load what the cells of a world share.
+
+    Returns:
+        An engine for each cell, and the checkpoint's folder.
 
     Raises:
         UserError: it cannot be loaded, or a method does not fit the model.
@@ -160,11 +167,7 @@ def _load(
         policy.pruner = cell.pruner  # refused before the first episode
     assets = resolve_assets(first.assets, policy.info.assets)
     engines = [Engine(cell, store, policy, assets, gl_backend) for cell in cells]
-    for cell in cells:
-        store.save_config(run_id(cell), f"# {' '.join(command_line)}\n{dump(cell)}")
-    if engines[0].facts != known:
-        store.save_note(*facts_note(first, engines[0].facts, checkpoint.folder))
-    return engines
+    return engines, checkpoint.folder
 
 
 def _confirmed(config: EvalConfig, known: Facts) -> bool:
@@ -209,12 +212,14 @@ class Runner:
     def wanted(self, cells: Sequence[EvalConfig], facts: Facts) -> dict[str, EvalConfig]:
         """Ids of the episodes to run, with their cells; counts the others as there."""
         todo: dict[str, EvalConfig] = {}
+        others: dict[EvalConfig, int] = {}
         for cell in cells:
             ids = set(episode_ids(cell, facts).values())
             new = {i for i in ids if self._is_wanted(i)}
-            self.display.skip(cell, len(ids - new))
+            others[cell] = len(ids - new)
             self.asked |= ids
             todo |= dict.fromkeys(new, cell)
+        self.display.skip(others)
         return todo
 
     def _is_wanted(self, episode: str) -> bool:

@@ -17,6 +17,8 @@ _HIDDEN_GROUP = 5
 """A geom group that is not drawn (MuJoCo shows groups 0 to 2, robosuite hides 0)."""
 _SLACK_M = 0.01
 """How far outside the view a box must lie to be left out: far beyond rounding."""
+_WIDE_M = 0.3
+"""Half the side a box must have to be worth trying as a cover."""
 
 
 class Cameras:
@@ -29,7 +31,6 @@ class Cameras:
             inner: LIBERO's environment (robosuite's class).
             size: Side of the square frames, pixels.
         """
-        import mujoco
         from robosuite.utils.binding_utils import MjRenderContextOffscreen
 
         self._size = size
@@ -80,18 +81,31 @@ class Culling:
         import mujoco
 
         self._model, self._data = model, data
-        plane, box = mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX
+        plane, box = (
+            model.geom_type == kind
+            for kind in (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_BOX)
+        )
         shown = shown_groups[model.geom_group]
         shine = np.append(model.mat_reflectance, 0)[model.geom_matid]  # -1: no material
-        mirrors = np.flatnonzero(shown & (shine > 0) & np.isin(model.geom_type, (plane, box)))
-        bounded = shown & ~np.isin(model.geom_type, (plane, mujoco.mjtGeom.mjGEOM_HFIELD))
-        if model.light_castshadow.any() or len(mirrors) > 1 or not bounded[mirrors].all():
+        mirrors = np.flatnonzero(shown & (shine > 0) & (plane | box))
+        bounded = shown & (model.geom_type != mujoco.mjtGeom.mjGEOM_HFIELD)
+        bounded &= ~plane | (model.geom_size[:, :2] > 0).all(axis=1)
+        if model.light_castshadow.any() or len(mirrors) > 1 or plane[mirrors].any():
             bounded[:] = False  # a geom may show where it is not: draw all
         self._mirror = int(mirrors[0]) if bounded[mirrors].any() else None
         self._geoms = np.flatnonzero(bounded)
+        centre, half = np.split(model.geom_aabb[self._geoms], 2, axis=-1)
+        flat = plane[self._geoms]
+        centre[flat] = 0
+        half[flat] = model.geom_size[self._geoms[flat]] * (1, 1, 0)
         corners = np.stack(np.meshgrid(*[(-1.0, 1.0)] * 3), axis=-1).reshape(8, 3)
-        centre, half = np.split(model.geom_aabb[self._geoms][:, None], 2, axis=-1)
-        self._boxes = centre + corners * half
+        self._boxes = centre[:, None] + corners * half[:, None]
+        # table tops: what lies below one is hidden where nothing else is in the view
+        opaque = np.minimum(
+            np.append(model.mat_rgba[:, 3], 1)[model.geom_matid], model.geom_rgba[:, 3]
+        )
+        wide = (model.geom_size[:, :2] > _WIDE_M).all(axis=1)
+        self._covers = np.flatnonzero(shown & box & wide & (opaque >= 1))
 
     def unseen(self, camera: int) -> np.ndarray:
         """Ids of geoms whose bounding boxes lie outside the view and outside what it mirrors."""
@@ -101,6 +115,8 @@ class Culling:
         reach = np.tan(np.deg2rad(self._model.cam_fovy[camera]) / 2)
         view = np.array([[-reach, -reach], [reach, reach]])
         outside = _outside(self._in_camera(camera, corners), view)
+        for cover in self._covers.tolist():
+            outside |= self._below_cover(camera, cover, corners, view)
         if self._mirror is not None and not outside[self._geoms == self._mirror].any():
             outside &= self._outside_mirror(camera, corners, view)
         return self._geoms[outside]
@@ -109,6 +125,25 @@ class Culling:
         """Points in the camera's frame: x to the right, y up, looking along -z."""
         turn = self._data.cam_xmat[camera].reshape(3, 3)
         return (points - self._data.cam_xpos[camera]) @ turn
+
+    def _below_cover(
+        self, camera: int, cover: int, corners: np.ndarray, view: np.ndarray
+    ) -> np.ndarray:
+        """Which boxes lie below the top face of a box that fills the whole view."""
+        turn = self._data.geom_xmat[cover].reshape(3, 3)
+        size = self._model.geom_size[cover]
+        top = self._data.geom_xpos[cover] + turn[:, 2] * size[2]
+        eye = (self._data.cam_xpos[camera] - top) @ turn  # in the frame of the face
+        (x0, y0), (x1, y1) = view
+        rays = np.array([(x0, y0, -1), (x0, y1, -1), (x1, y0, -1), (x1, y1, -1)])
+        rays = rays @ self._data.cam_xmat[camera].reshape(3, 3).T @ turn
+        if eye[2] < _WIDE_M / 10 or (rays[:, 2] > -_SLACK_M).any():
+            return np.zeros(len(corners), dtype=bool)  # not looking down at it
+        hits = eye[:2] - rays[:, :2] * eye[2] / rays[:, 2:]
+        if (np.abs(hits) > size[:2] - _SLACK_M).any():
+            return np.zeros(len(corners), dtype=bool)
+        below = (corners - top) @ turn[:, 2] < -_SLACK_M
+        return np.asarray(below.all(axis=-1))
 
     def _outside_mirror(self, camera: int, corners: np.ndarray, view: np.ndarray) -> np.ndarray:
         """Which boxes have no mirror image in the part of the view the mirror takes."""

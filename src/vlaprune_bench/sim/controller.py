@@ -100,7 +100,7 @@ class Arm(NamedTuple):
     fingers: np.ndarray
     """(2,) normalised targets of the fingers."""
 
-    def state(self) -> tuple[np.ndarray, ...]:
+    def state(self) -> tuple[Any, ...]:
         """The arrays that make up the controller's state, to copy from and into."""
         return self[self._fields.index("pos") :]
 
@@ -286,7 +286,7 @@ def _actuate(arm: Arm, finger_sign: float) -> None:
 @numba.njit(cache=True)
 def _bad(values: np.ndarray) -> bool:
     """MuJoCo's own test of a state: not a number, or too large."""
-    for value in values:
+    for value in values:  # noqa: SIM110 - numba compiles no `any` of a generator
         if not abs(value) <= _MAX_VALUE:
             return True
     return False

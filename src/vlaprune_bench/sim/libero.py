@@ -20,7 +20,7 @@ import numpy as np
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.gl import choose_gl
-from vlaprune_bench.sim.memory import release_last_model
+from vlaprune_bench.sim.memory import release_leftovers
 from vlaprune_bench.sim.scenes import SceneTable
 from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
 from vlaprune_bench.sim.tasks import get_task, load_init_states
@@ -243,9 +243,10 @@ class LiberoTask:
             from vlaprune_bench.sim.fast import FastSimulation
             from vlaprune_bench.sim.selfcheck import self_check
 
-            release_last_model()
+            release_leftovers()
             fast = FastSimulation(environment, self._protocol.camera_size)
             difference = self_check(fast, self._table[0], self._init_states[0])
+            release_leftovers()
             self.self_check = difference or "passed"
             self._simulation = fast
             if difference:

@@ -22,8 +22,11 @@ def cache_no_assets() -> None:
         native.mj_setCacheSize(native.mj_globalCache(), 0)
 
 
-def release_last_model() -> None:
-    """Drop the model MuJoCo keeps to save its XML again, and return free pages (some 170 MiB)."""
+def release_leftovers() -> None:
+    """Drop what building and uploading a model leaves behind (some 200 MiB).
+
+    That is the model MuJoCo keeps to save its XML again, and free pages the allocator holds.
+    """
     import mujoco
 
     mujoco.MjModel.from_xml_string("<mujoco/>")  # becomes the one that is kept

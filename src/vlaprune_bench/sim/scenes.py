@@ -140,7 +140,7 @@ def fresh_seed(task: str, trial: int, seed: int) -> int:
 
 def seeded_state(seed: int) -> tuple[Any, ...]:
     """State of the legacy numpy generator after `np.random.seed(seed)`."""
-    state = np.random.RandomState(seed).get_state(legacy=True)  # noqa: NPY002
+    state = np.random.RandomState(seed).get_state(legacy=True)
     assert isinstance(state, tuple)
     return state
 
@@ -155,6 +155,6 @@ def global_generator(state: tuple[Any, ...]) -> Iterator[Callable[[], Any]]:
     outer = np.random.get_state()  # noqa: NPY002
     np.random.set_state(state)  # noqa: NPY002
     try:
-        yield np.random.get_state  # noqa: NPY002
+        yield np.random.get_state
     finally:
         np.random.set_state(outer)  # noqa: NPY002

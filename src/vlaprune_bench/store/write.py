@@ -61,8 +61,9 @@ class Store:
         UserError: the folder cannot be made or written to.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, merge_at: int = MERGE_AT) -> None:
         self.folder = folder
+        self.merge_at = merge_at
         self._singles = 0
         """Single parts, as far as known: when to merge."""
         try:
@@ -144,8 +145,8 @@ class Store:
         for folder in (calls_path(part).parent, part.parent):
             _sync(folder)
 
-    def compact(self, at_least: int = MERGE_AT) -> int:
-        """Merge the single parts of episodes that ended well, if there are so many.
+    def compact(self) -> int:
+        """Merge the single parts of episodes that ended well, if there are many (`merge_at`).
 
         Failed episodes stay parts of their own, so that a retry can replace them. Only while
         `writing`.
@@ -155,7 +156,7 @@ class Store:
         """
         import pyarrow as pa
 
-        if self._singles < at_least:
+        if self._singles < self.merge_at:
             return 0
         self._singles = 0
         found, parts, calls = contents(self.folder), {}, []
@@ -167,7 +168,7 @@ class Store:
             except (DamagedError, FileNotFoundError):
                 continue  # the next run names it and sets it aside
             parts[path] = table
-        if len(parts) < at_least:
+        if len(parts) < self.merge_at:
             return 0
         ids = ",".join(sorted(map(episode_id, parts)))
         name = hashlib.sha256(ids.encode()).hexdigest()[:12]
@@ -215,12 +216,12 @@ class Store:
         return found
 
     def _set_aside(self, part: Path) -> None:
-        aside = self.folder / "_damaged"
-        aside.mkdir(exist_ok=True)
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         for path in (part, calls_path(part)):
             if path.exists():
-                path.rename(aside / f"{path.stem}.{stamp}{path.suffix}")
+                aside = self.folder / "_damaged" / path.relative_to(self.folder)
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(aside.with_name(f"{path.stem}.{stamp}{path.suffix}"))
 
     def save_config(self, run_id: str, text: str) -> None:
         """Keep the configuration beside the rows it makes."""

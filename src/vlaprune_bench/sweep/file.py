@@ -45,7 +45,7 @@ class SweepConfig:
     """Axes of which every combination is run: lists of values by dotted key."""
     zip: dict[str, Any] = field(default_factory=dict)
     """Axes whose values go side by side: lists of one length."""
-    cells: list[dict[str, Any]] = field(default_factory=list)
+    cells: list[Any] = field(default_factory=list)
     """Explicit cells: options by dotted key, with `grid` and `zip` of their own."""
     baseline: bool = True
     """Whether `none` runs on every set of episodes, too."""

@@ -209,7 +209,7 @@ def _table(plan: Plan, success: bool = False) -> Any:
 
 
 def _rate(successes: int, trials: int) -> str:
-    from vlaprune_bench.report.tables import wilson
+    from vlaprune_bench.report.stats import wilson
 
     if not trials:
         return ""

@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
-from vlaprune_bench.sim.assets import lite_textures
+from vlaprune_bench.sim.assets import lite_labels, lite_mesh, lite_textures
 from vlaprune_bench.sim.assets.lite_mjcf import (
     ALONG_X,
     Model,
@@ -120,9 +120,9 @@ def _handle(z: float) -> tuple[Shape, list[Shape]]:
 def stove(model: Model, folder: Path) -> None:
     """A flat cooker: a burner on a metal block, and a knob that turns about z."""
     lite_textures.brushed("stove", (176, 176, 178)).save(folder / "metal.png")
-    grooves = (*(k / 6 for k in range(1, 6)), 0.97)
-    lite_textures.rings((84, 84, 86), (30, 30, 32), grooves).save(folder / "burner.png")
     metal = model.material("metal", texture=f"{folder.name}/metal.png", shine=0.5)
+    shades = ((0.5, (36, 36, 38)), (1.0, (92, 92, 94)))
+    lite_labels.bands(shades).save(folder / "burner.png")
     plate = model.material("plate", texture=f"{folder.name}/burner.png", kind="2d", shine=0.3)
     dark = model.material("dark", (0.09, 0.09, 0.09), shine=0.4)
 
@@ -133,10 +133,27 @@ def stove(model: Model, folder: Path) -> None:
     block, lid = box((0.095, 0.095, 0.02)), box((0.095, 0.095, 0.0005), (0, 0, 0.025))
     model.solid(burner, [block, lid], names=("base", "collision_burner"))
     model.look(burner, [block], metal)
-    model.look(model.body(burner, "burner_plate"), [cylinder(0.065, 0.003, (0, 0, 0.0224))], plate)
+    coil = model.mesh("burner", lite_mesh.lathe(*_coil()), folder, f"{folder.name}/")
+    model.look(model.body(burner, "burner_plate"), [coil], plate)
     glow = cylinder(0.0625, 0.0005, (0, 0, 0.022))
     model.site(burner, "burner", glow, (0.9, 0.05, 0.05, 1.0))
     _knob(model, model.body(base, "button", quat=turn_z(math.pi / 2)), dark)
+
+
+def _coil() -> tuple[list[tuple[float, float]], list[float]]:
+    """Outline and picture rows of a plate with four light ridges.
+
+    The glow of a burner that is on shows between them.
+    """
+    low, valley, ridge = 0.0190, 0.0206, 0.0254
+    outline, rows = [(0.0, low), (0.065, low)], [0.0, 0.0]
+    for k in range(4):
+        outer, inner, following = (
+            0.065 - d for d in (0.015 * k, 0.015 * k + 0.008, 0.015 * (k + 1))
+        )
+        outline += [(outer, ridge), (inner, ridge), (inner, valley), (following, valley)]
+        rows += [1.0, 1.0, 0.0, 0.0]
+    return [*outline, (0.0, valley)], [*rows, 0.0]
 
 
 def _knob(model: Model, button: ET.Element, material: str) -> None:

@@ -114,7 +114,7 @@ def caddy() -> Joinery:
             ),
         ),
     )
-    brown = (0.45, 0.31, 0.17)
+    brown = (0.42, 0.27, 0.16)
     return Joinery((Piece((base, *walls, *stairs), brown, lite_textures.linen),), 0.278, sites)
 
 
@@ -171,7 +171,7 @@ def shelf() -> Joinery:
             box((0.03528, 0.08564, 0.15580), (0.00555, 0.01687, 0.01407), along_z_to_x(1)),
         ),
     )
-    return Joinery((Piece(boards, (0.30, 0.22, 0.16), lite_textures.wood),), 0.2063, sites)
+    return Joinery((Piece(boards, (0.24, 0.19, 0.15), lite_textures.wood),), 0.2063, sites)
 
 
 def book(low: Vec3, high: Vec3, mass: float, rgb: Rgb) -> Joinery:

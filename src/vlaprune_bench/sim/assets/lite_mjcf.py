@@ -206,11 +206,15 @@ class Model:
         ET.SubElement(self.asset, "material", material)
         return name
 
-    def mesh(self, name: str, mesh: Mesh, folder: Path) -> Shape:
-        """Write `<name>.obj` beside the object's file; returns its shape, to be looked at."""
+    def mesh(self, name: str, mesh: Mesh, folder: Path, path: str = "") -> Shape:
+        """Write `<name>.obj` into `folder`, which is `path` from the object's file.
+
+        Returns:
+            Its shape, to be looked at.
+        """
         mesh.write(folder / f"{name}.obj")
         # A shell's inertia is always well defined, and what is only seen weighs nothing anyway.
-        attributes = {"name": f"mesh-{name}", "file": f"{name}.obj", "inertia": "shell"}
+        attributes = {"name": f"mesh-{name}", "file": f"{path}{name}.obj", "inertia": "shell"}
         ET.SubElement(self.asset, "mesh", attributes)
         return Shape("mesh", (), mesh=f"mesh-{name}")
 

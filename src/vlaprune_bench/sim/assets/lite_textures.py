@@ -171,13 +171,3 @@ def write_surfaces(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (draw, colour) in SURFACES.items():
         draw(name, colour).save(folder / name)
-
-
-def rings(colour: Colour, groove: Colour, radii: tuple[float, ...]) -> Image.Image:
-    """Concentric circles at `radii` (fractions of the half side): a burner, a plate's pattern."""
-    y, x = (np.indices((SIDE, SIDE)) + 0.5) / (SIDE / 2) - 1
-    distance = np.hypot(x, y)
-    pixels = np.tile(np.asarray(colour, dtype=np.uint8), (SIDE, SIDE, 1))
-    for radius in radii:
-        pixels[np.abs(distance - radius) < 0.025] = groove
-    return Image.fromarray(pixels)

@@ -1,0 +1,122 @@
+"""vlaprune-doctor: every level, what mends it, and the exit code."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vlaprune_bench.cli import doctor
+from vlaprune_bench.cli.doctor import Finding
+from vlaprune_bench.types import UserError
+
+
+def findings(check):
+    return [(f.level, f.text, f.mend) for f in check()]
+
+
+@pytest.mark.parametrize(
+    ("levels", "code"),
+    [(["ok"], 0), (["ok", "warning"], 1), (["problem", "warning"], 2)],
+)
+def test_the_exit_code_says_which(monkeypatch, capsys, levels, code):
+    made = [Finding(level, f"it is {level}", "" if level == "ok" else "do so") for level in levels]
+    names = ("_python", "_packages", "_model", "_renderer", "_assets", "_hub", "_disk", "_memory")
+    for name in names:
+        monkeypatch.setattr(doctor, name, lambda: iter(made))
+    with pytest.raises(SystemExit) as left:
+        doctor.run(["--quick"])
+    assert left.value.code == code
+    out = capsys.readouterr().out
+    assert out.count("mend: do so") == 8 * sum(level != "ok" for level in levels)
+    assert "ok       python: it is ok" in out or levels[0] != "ok"
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("no renderer."), ImportError("no torch"), OSError("no disk")]
+)
+def test_a_check_that_cannot_go_on_is_a_problem(capsys, error):
+    def check():
+        yield Finding("ok", "so far")
+        raise error
+
+    found = doctor._report("thing", check)
+    assert [f.level for f in found] == ["ok", "problem"]
+    assert str(error) in capsys.readouterr().out
+
+
+def test_a_wrong_version_is_a_problem_with_its_command(monkeypatch):
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda n: "3.4.0" if n == "mujoco" else real(n))
+    monkeypatch.setattr(
+        doctor, "requires", lambda _: ["mujoco==3.3.2", "numpy>=2", 'pytest>=8; extra == "dev"']
+    )
+    found = findings(doctor._packages)
+    assert found == [
+        ("problem", "mujoco is 3.4.0; it must be ==3.3.2", "pip install 'mujoco==3.3.2'")
+    ]
+
+
+def test_what_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "requires", lambda _: ["no-such-package-at-all>=1"])
+    ((level, text, _),) = findings(doctor._packages)
+    assert (level, text) == ("problem", "no-such-package-at-all is not installed")
+
+
+def test_disk_and_memory_have_floors(monkeypatch):
+    monkeypatch.setattr(doctor, "DISK_GIB", 1e9)
+    monkeypatch.setattr(doctor, "MEMORY_GIB", 1e9)
+    assert {level for level, _, _ in findings(doctor._disk)} <= {"warning", "problem"}
+    ((level, text, mend),) = findings(doctor._memory)
+    assert level == "warning"
+    assert "GiB available" in text
+    assert mend
+
+
+def test_a_hub_that_is_silent_is_a_warning(monkeypatch):
+    from huggingface_hub import HfApi, constants
+
+    def fail(*args, **kwargs):
+        raise OSError("no route")
+
+    monkeypatch.setattr(HfApi, "dataset_info", fail)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    ((level, text, _),) = findings(doctor._hub)
+    assert level == "warning"
+    assert "does not answer (OSError)" in text
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert findings(doctor._hub)[0][0] == "ok"
+
+
+def test_frames_are_compared_with_the_known_ones():
+    known = np.array(doctor._known()["frames"]["libero_spatial task 5"])
+    frame = np.repeat(known.repeat(16, 0).repeat(16, 1)[..., None], 3, axis=2).astype(np.uint8)
+    name = "libero_spatial task 5"
+    assert doctor._frame_finding(name, "real", frame, "1 s").level == "ok"
+    moved = frame.copy()
+    moved[32:64, 32:64] = 255 - moved[32:64, 32:64]
+    assert doctor._frame_finding(name, "real", moved, "1 s").level == "problem"
+    assert doctor._frame_finding(name, "lite", moved, "1 s").level == "ok"
+    assert doctor._frame_finding(name, "lite", moved * 0, "1 s").level == "problem"
+
+
+@pytest.mark.sim
+def test_the_simulator_shows_the_known_frames(monkeypatch, real_assets):
+    monkeypatch.setenv("VLAPRUNE_ASSETS", str(real_assets.path))
+    assert real_assets.hash == doctor._known()["assets_hash"]
+    found = findings(doctor._simulator)
+    assert [level for level, _, _ in found] == ["ok", "ok"]
+    assert all("shows the known frame" in text for _, text, _ in found)
+
+
+def test_help_needs_nothing_heavy():
+    code = (
+        "import sys\nfrom vlaprune_bench.cli.doctor import run\n"
+        "try: run(['--help'])\nexcept SystemExit: pass\n"
+        "print({'torch', 'mujoco', 'pandas'} & set(sys.modules) or 'light')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.splitlines()[-1] == "light"
