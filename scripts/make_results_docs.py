@@ -10,7 +10,7 @@ from vlaprune_bench.types import CallRow, EpisodeRow
 
 HEAD = """# Columns of the results
 
-Made by `scripts/make_results_docs.py` from `types.py`; a test keeps the two equal. Each column's text
+Made by `scripts/make_results_docs.py` from `types.py`; a test keeps the two equal. A column's text
 and unit also stand in the parquet schema.
 
 A results folder holds `episode-*.parquet` (the folder itself is the table:
