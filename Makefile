@@ -44,7 +44,7 @@ main-table: $(STAMP)  ## every method at every keep on four suites (SMOKE=1: in 
 
 test: $(STAMP)  ## lint, types and every test
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-fast: $(STAMP)  ## the unit tests alone
 	$(BIN)/python -m pytest -m "not sim and not slow and not smoke"
