@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vlaprune_bench.cli.eval import parse
-from vlaprune_bench.pruning import Pruner
+from vlaprune_bench.pruning import Pruner, methods
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,9 +54,11 @@ def python(site: Path, *args: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_the_readmes_method_is_one_file(source, name, tmp_path):
+def test_the_readmes_method_is_one_file(source, name, tmp_path, monkeypatch):
     path = tmp_path / "my_method.py"
     path.write_text(source)
+    # a copy: what is registered here must not be there for the tests after this one
+    monkeypatch.setattr(Pruner, "_choice_registry", methods())
     config = parse(["--plugin", str(path), "--method", name, "--keep", "0.25"])
     assert config.pruner.name == name
     assert isinstance(config.pruner, Pruner)

@@ -166,32 +166,28 @@ def test_contacts_are_looked_up_as_libero_does(lite_assets):
         assert any(found[0])
 
 
-@pytest.mark.parametrize("bits", [1, 0])
-def test_another_arithmetic_is_noticed_and_the_reference_taken(lite_assets, monkeypatch, bits):
+def test_another_arithmetic_is_noticed_and_the_reference_taken(lite_assets, monkeypatch):
     """The last bit of one gain."""
-    from vlaprune_bench.sim import controller
     from vlaprune_bench.sim.package import import_libero
 
     import_libero()
+    from vlaprune_bench.sim import controller
+
     make_arm = controller.make_arm
 
     def other_arm(inner):
         arm = make_arm(inner)
-        for _ in range(bits):
-            arm.kp[0] = np.nextafter(arm.kp[0], 0)
+        arm.kp[0] = np.nextafter(arm.kp[0], 0)
         return arm
 
     monkeypatch.setattr(controller, "make_arm", other_arm)
     with LiberoTask("libero_spatial", 1, lite_assets) as task:
         task.reset(0)
+        assert task.sim == "reference"
+        assert task.self_check.startswith("simulator state differs by ")
+        assert task.self_check.endswith(" after control step 1")
         first = task.scene_hash
         task.step(np.zeros(7), look=False)
-        if bits:
-            assert task.sim == "reference"
-            assert task.self_check.startswith("simulator state differs by ")
-            assert task.self_check.endswith(" after control step 1")
-        else:
-            assert (task.sim, task.self_check) == ("fast", "passed")
         task.reset(0)
         assert task.scene_hash == first
 
@@ -239,13 +235,12 @@ def test_the_sampling_substep_holds_for_longer_than_any_episode():
         assert counts == [int(k == SAMPLE_SUBSTEP - 1) for k in range(SUBSTEPS)]
 
 
-@pytest.mark.parametrize("index", [1, 4])
-def test_what_a_camera_cannot_see_is_not_drawn(lite_assets, index):
+def test_what_a_camera_cannot_see_is_not_drawn(lite_assets):
     """Frames are equal with everything drawn; and much is not drawn."""
-    with LiberoTask("libero_spatial", index, lite_assets) as task:
+    with LiberoTask("libero_spatial", 4, lite_assets) as task:
         task.reset(0)
         cameras = task._simulation._cameras
-        for action in actions(3, seed=index):
+        for action in actions(3, seed=4):
             task.step(action, look=False)
             left_out = [len(cameras._culling.unseen(camera)) for camera in cameras._ids]
             some = cameras.frames()

@@ -1,9 +1,10 @@
 """Plans: fast, without torch, exact about what is there."""
 
+import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -136,16 +137,15 @@ assert not heavy, heavy
 """
 
 
-def test_the_plan_of_the_main_table_prints_in_under_two_seconds():
-    times = []
-    for _ in range(3):  # the machine may be busy with something else
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", PLAN], capture_output=True, text=True)
-        times.append(time.perf_counter() - began)
-        assert done.returncode == 0, done.stderr
-        if times[-1] < 2:
-            break
-    assert min(times) < 2
+def test_the_plan_of_the_main_table_needs_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
     assert "152 cells, 76000 episodes on 2000 scenes" in done.stdout
     assert "148 run and 4 baselines" in done.stdout
     assert "no rate yet" in done.stdout

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f",
-    "#b15928", "#66a61e",
+    "#b15928", "#66a61e", "#e7298a", "#1b9e77", "#a6761d", "#7570b3",
 )  # fmt: skip
-"""Told apart by the colour-blind and on light and dark ground (after Okabe and Ito)."""
+"""Seen on light and dark ground; the first six also told apart by the colour-blind (Okabe, Ito)."""
 MANY = 8
 """Series from which on a legend stands beside the picture."""
 

@@ -120,7 +120,8 @@ class Display:
             self.say(
                 f"task {row.task} trial {row.trial}{label}: "
                 f"{'success' if row.success else row.status} in {row.steps} steps, "
-                f"{row.calls} calls, {row.wall_s:.1f} s; {self._state()}"
+                f"{row.calls} calls, {row.wall_s:.1f} s; "
+                f"{self.total.done}/{self.total.total}, {self._state()}"
             )
 
     def _refresh(self) -> None:
@@ -129,7 +130,7 @@ class Display:
     def _state(self) -> str:
         """Success, errors, rate and time left of all cells."""
         total = self.total
-        parts = [f"success {total.success}" if total.ok else "", f"{total.done}/{total.total}"]
+        parts = [f"success {total.success}" if total.ok else ""]
         if total.errors:
             parts.append(f"{total.errors} error{'s' * (total.errors > 1)}")
         if ran := self.ran:

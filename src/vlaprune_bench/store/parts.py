@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -16,6 +17,7 @@ class DamagedError(Exception):
     """A part is no parquet, was cut short, or its checksums do not fit."""
 
 
+@cache
 def schema(row: type) -> pa.Schema:
     """The arrow schema of a row class: types from annotations, units and docs as metadata."""
     import pyarrow as pa

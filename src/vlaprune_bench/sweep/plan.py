@@ -80,6 +80,7 @@ def make_plan(sweep: Sweep) -> Plan:
     folder = one_folder(sweep.cells)
     table, warnings = read_episodes(folder, COLUMNS)
     rows = {row["episode_id"]: row for row in table.to_pylist()}
+    rates = Rates(rows.values())
     facts: dict[str, Facts | None] = {}
     states = []
     for cell, label in zip(sweep.cells, labels(sweep.cells, suite=False), strict=True):
@@ -95,7 +96,7 @@ def make_plan(sweep: Sweep) -> Plan:
         ids = episode_ids(cell, known).values() if known else ()
         there = [rows[i] for i in ids if i in rows]
         asked = len(cell.tasks) * cell.trials
-        states.append(CellState(cell, label, asked, there, _seconds(cell, there, rows.values())))
+        states.append(CellState(cell, label, asked, there, rates.seconds(cell, there)))
     measured = [row for row in rows.values() if row["status"] == Status.OK]
     return Plan(sweep, states, [*sweep.warnings, *warnings], measured)
 
@@ -112,20 +113,28 @@ def one_folder(cells: Sequence[EvalConfig]) -> Path:
     return cells[0].output
 
 
-def _seconds(
-    cell: EvalConfig, own: Iterable[dict[str, Any]], rows: Iterable[dict[str, Any]]
-) -> float | None:
-    """Mean time of finished episodes like a cell's: its own, else the method's on the suite, else
-    any of the suite, else any at all; of the same budget where there are such."""
+class Rates:
+    """Mean times of finished episodes, by what they have in common."""
 
-    def mean(of: Iterable[dict[str, Any]]) -> float | None:
-        times = [row["wall_s"] for row in of if row["status"] == Status.OK]
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        self._times: dict[tuple[Any, ...], list[float]] = {}
+        for row in rows:
+            if row["status"] == Status.OK:
+                for key in self._keys(row["max_steps"], row["suite"], row["method"]):
+                    self._times.setdefault(key, []).append(row["wall_s"])
+
+    @staticmethod
+    def _keys(budget: int, suite: str, method: str) -> list[tuple[Any, ...]]:
+        """From the most alike to any at all."""
+        return [(budget, suite, method), (budget, suite), (budget,), (suite, method), ()]
+
+    def seconds(self, cell: EvalConfig, own: Iterable[dict[str, Any]]) -> float | None:
+        """What an episode of a cell may take: the mean of its own (`own`), else of the most alike
+        there are; None: no episode was finished."""
+        mine = [row["wall_s"] for row in own if row["status"] == Status.OK]
+        keys = self._keys(cell.budget, cell.suite, cell.pruner.name)
+        times = mine or next((self._times[key] for key in keys if key in self._times), [])
         return sum(times) / len(times) if times else None
-
-    alike = [row for row in rows if row["max_steps"] == cell.budget] or list(rows)
-    suite = [row for row in alike if row["suite"] == cell.suite]
-    method = [row for row in suite if row["method"] == cell.pruner.name]
-    return next((m for m in map(mean, (own, method, suite, alike)) if m is not None), None)
 
 
 def show(plan: Plan, console: Console) -> None:
