@@ -52,6 +52,9 @@ test-fast: $(STAMP)  ## the unit tests alone
 gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
 	$(BIN)/python scripts/make_gallery.py
 
+bench-workers: $(STAMP)  ## episodes per hour of two simulator processes against one
+	$(BIN)/python benchmarks/bench_workers.py $(BENCH)
+
 bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs the real assets)
 	$(BIN)/python benchmarks/bench_sim.py $(BENCH)
 

@@ -30,9 +30,8 @@ def measures(**changes: Any) -> CallMeasures:
 
 
 def call_row(**changes: Any) -> CallRow:
-    return CallRow(
-        **{**MEASURES, "episode_id": "e", "call": 0, "step": 0, "warmup": False, **changes}
-    )
+    row = {"episode_id": "e", "call": 0, "step": 0, "warmup": False, "eef_displacement": 0.1}
+    return CallRow(**{**MEASURES, **row, **changes})
 
 
 def episode_row(**changes: Any) -> EpisodeRow:
@@ -63,6 +62,7 @@ def episode_row(**changes: Any) -> EpisodeRow:
         "error": None,
         "success": False,
         "steps": 220,
+        "actions_hash": "ac",
         "calls": 28,
         "init_state_hash": "i",
         "scene_hash": "s",
@@ -74,6 +74,7 @@ def episode_row(**changes: Any) -> EpisodeRow:
         "latency_p50_ms": 9.0,
         "latency_mean_ms": 9.5,
         "batch_size": 1,
+        "workers": 1,
         "device": "cpu",
         "dtype": "float32",
         "attention": "sdpa",

@@ -1,6 +1,7 @@
 """The reference protocol's numbers, as the OpenVLA(-OFT) evaluation has them, and the profiles."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 from vlaprune_bench.types import OPENVLA_PROTOCOL, PROTOCOLS, SUITES
 
@@ -30,3 +31,23 @@ def test_profiles_differ_only_where_the_table_says():
     assert differing("lerobot") == shared | {"budgets"}
     assert PROTOCOLS["lerobot"].budgets["libero_spatial"] == 280
     assert set(PROTOCOLS["lerobot"].budgets) == set(SUITES)
+
+
+def test_the_documented_table_is_the_data():
+    page = (Path(__file__).parents[1] / "docs" / "protocol.md").read_text()
+    head, _, *rows = page[page.index("| | openvla |") :].partition("\n\n")[0].split("\n")
+    names = [cell.strip() for cell in head.split("|")[2:-1]]
+    assert names == list(PROTOCOLS)
+    table = {}
+    for row in rows:
+        what, *cells = (cell.strip() for cell in row.split("|")[1:-1])
+        table[what] = dict(zip(names, cells, strict=True))
+    for name, p in PROTOCOLS.items():
+        assert table["environment seed"][name].startswith(f"{p.env_seed}")
+        assert table["budget of libero_spatial"][name] == str(p.budgets["libero_spatial"])
+        quality = "none" if p.jpeg_quality is None else f"quality {p.jpeg_quality}"
+        assert table["JPEG round trip"][name] == quality
+        assert table["resize to 224"][name].startswith(p.resize)
+        crop = "none" if p.crop_area == 1 else f"{p.crop_area} of the area"
+        assert table["centre crop"][name] == crop
+    assert table["executed per call"]["openpi"] == str(PROTOCOLS["openpi"].execute_steps)

@@ -24,7 +24,10 @@ from vlaprune_bench.types import PROTOCOLS, SUITES, SceneProtocol, SimPath, User
 T = TypeVar("T")
 Video = Literal["none", "query", "all"]
 
-NOT_IDENTITY = ("output", "video", "wandb", "wandb_project", "sim")
+NOT_IDENTITY = frozenset(
+    "output video sim workers batch episode_timeout "
+    "wandb wandb_project wandb_entity wandb_group".split()
+)
 """Fields that say where results go or how fast they come, not what they are."""
 
 
@@ -66,6 +69,12 @@ class EvalConfig:
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
     count_flops_every: int = 0
     """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
+    workers: int | Literal["auto"] = 1
+    """Simulator processes beside the policy's, or auto (cores and memory say); 0: in this one."""
+    batch: int = 1
+    """Episodes a policy call may serve; latency is a claim only at 1."""
+    episode_timeout: float = 300.0
+    """Seconds a simulator may be silent before its episode ends with status timeout."""
     output: Path = Path("results/runs")
     """Folder of parquet the rows are added to; episodes it already holds are not run again."""
     video: Video = "none"
@@ -74,6 +83,10 @@ class EvalConfig:
     """Mirror episode rows to Weights & Biases."""
     wandb_project: str = "vlaprune-bench"
     """Project name on Weights & Biases."""
+    wandb_entity: str | None = None
+    """User or team on Weights & Biases; by default yours."""
+    wandb_group: str | None = None
+    """Group of runs on Weights & Biases; a sweep's is its file's name."""
 
     def __post_init__(self) -> None:
         if self.suite not in SUITES:
@@ -96,6 +109,12 @@ class EvalConfig:
             raise UserError(f"--execute-steps is {self.execute_steps}; it must be at least 1.")
         if self.count_flops_every < 0:
             raise UserError(f"--count-flops-every is {self.count_flops_every}; 0 or more is right.")
+        if self.workers != "auto" and self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; it must be auto, or 0 or more.")
+        if self.batch < 1:
+            raise UserError(f"--batch is {self.batch}; it must be at least 1.")
+        if self.episode_timeout <= 0:
+            raise UserError(f"--episode-timeout is {self.episode_timeout}; give seconds above 0.")
         for key, value, known in (
             ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
             ("attention", self.attention, ("sdpa", "eager")),

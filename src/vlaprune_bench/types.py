@@ -234,6 +234,9 @@ class CallMeasures:
     counted_flops: int | None = column(
         "reading of torch.utils.flop_counter; null: this call was not sampled", "FLOP"
     )
+    batch_size: int = column(
+        "calls computed together, at its largest; latency is a claim only at 1", "calls", default=1
+    )
     latency_preprocess_ms: float = column("frames and prompt to model input", "ms")
     latency_vision_ms: float = column("vision towers and projector", "ms")
     latency_scoring_ms: float = column("scores, gate and selection, probe layers included", "ms")
@@ -260,6 +263,11 @@ class CallRow(CallMeasures):
     call: int = column("index of the call within its episode, from 0")
     step: int = column("control steps executed before this call", "steps")
     warmup: bool = column("a first call of this process or shape: left out of latency statistics")
+    eef_displacement: float | None = column(
+        "path of the end effector while this call's actions were executed: distances between its "
+        "positions after successive control steps, summed; null: a row from before this column",
+        "m",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +302,9 @@ class EpisodeRow:
     error: str | None = column("what went wrong; null: status is ok")
     success: bool | None = column("task predicate true after any step; null: status is not ok")
     steps: int = column("control steps executed, settle steps not counted", "steps")
+    actions_hash: str | None = column(
+        "hash of the actions given to the simulator, in order; null: its process died"
+    )
     calls: int = column("policy calls", "calls")
     init_state_hash: str | None = column("hash of the init state; null: failed before the reset")
     scene_hash: str | None = column(
@@ -308,7 +319,8 @@ class EpisodeRow:
     latency_p50_ms: float | None = column("median call, warm-up excluded; null: no such call", "ms")
     latency_mean_ms: float | None = column("mean call, warm-up excluded; null: no such call", "ms")
     # how it was measured
-    batch_size: int = column("episodes per policy call", "episodes")
+    batch_size: int = column("most episodes that shared a policy call of this one", "episodes")
+    workers: int = column("simulator processes beside the policy's; 0: in its own process")
     device: str = column("device of the model, with its name")
     dtype: str = column("precision of the model")
     attention: str = column("attention backend")

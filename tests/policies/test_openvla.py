@@ -118,7 +118,7 @@ def test_decoding_pruned_is_decoding_over_what_is_left(tiny, keep, observe, renu
     predict = policy._predict
 
     def remember(decoder, prefill, layout, timer):
-        chosen["result"] = predict(decoder, prefill, layout, timer)
+        chosen["result"] = yield from predict(decoder, prefill, layout, timer)
         chosen["sequence"] = decoder._sequence_BLD
         return chosen["result"]
 

@@ -44,13 +44,26 @@ def to_nchw(frame):
     return torch.from_numpy(frame).permute(2, 0, 1)[None].float()
 
 
-def test_each_step(frames):
+def test_jpeg_round_trip(frames):
     for f in frames:
         assert mean_difference(jpeg_round_trip(f["frame"], 95), f["after_jpeg"]) == 0.0
+        assert mean_difference(jpeg_round_trip(f["frame"], 90), f["after_jpeg"]) > 0.3
+
+
+def test_lanczos_resize(frames):
+    for f in frames:
         resized = resize(to_nchw(f["after_jpeg"]), 224, "lanczos3")
         assert mean_difference(resized, f["resized_224"]) < 0.01
+        other = resize(to_nchw(f["after_jpeg"]), 224, "bilinear")
+        assert mean_difference(other, f["resized_224"]) > 0.1
+
+
+def test_centre_crop(frames):
+    for f in frames:
         cropped = center_crop(to_nchw(f["resized_224"]), 0.9)
         assert mean_difference(cropped, f["center_cropped"]) < 0.01
+        by_side = center_crop(to_nchw(f["resized_224"]), 0.9**2)
+        assert mean_difference(by_side, f["center_cropped"]) > 0.3
 
 
 def test_whole_chain(frames):

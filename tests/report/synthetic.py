@@ -110,6 +110,8 @@ def calls_of(episodes: pd.DataFrame, rng: np.random.Generator) -> pa.Table:
         "call": call,
         "step": 8 * call,
         "warmup": call == 0,
+        "batch_size": episodes.batch_size.to_numpy()[index],
+        "eef_displacement": rng.gamma(4, 0.01, len(index)),
         "pruned": kept < 512,
         "visual_tokens_kept": kept,
         "kept_visual": pd.Series([None if k == 512 else lists[k] for k in kept], dtype=object),
@@ -132,3 +134,24 @@ def write(folder: Path, episodes: pd.DataFrame, rng: np.random.Generator | None 
             calls = calls_of(part, rng)
             pq.write_table(calls, folder / "_calls" / f"merged-{number:012d}.parquet")
     return folder
+
+
+def many(rng: np.random.Generator) -> tuple[pd.DataFrame, dict[str, float]]:
+    """100,000 episodes: 50 cells on four suites, as a main table with a sweep has them.
+
+    Returns:
+        The episodes; and by episode id of a cell's first episode, how much higher the cell's
+        success rate truly is than none's on the same scenes.
+    """
+    none = cell("none", None, 0.9, rng, suites=tuple(SUITES), task_spread=0.05)
+    frames, truth = [none], {}
+    kinds = [("adp", {"gate": {"lookback": k}}) for k in (1, 2, 3, 4)]
+    for method, options in [*kinds, ("static", {}), ("random", {}), ("fastv", {})]:
+        for keep in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85):
+            own = cell(method, keep, 0.9, rng, suites=tuple(SUITES), options=options)
+            loss, gain = (1 - keep) / 8, 0.3
+            own["success"] = paired(none, loss, gain, rng)
+            own["pruned_call_fraction"] = 0.6 if method == "adp" else 1.0
+            truth[own.episode_id[0]] = float(np.where(none.success, -loss, gain).mean())
+            frames.append(own)
+    return pd.concat(frames, ignore_index=True), truth

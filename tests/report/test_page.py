@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,11 @@ import pytest
 from tests.report.browser import CHROME, DRIVER, Browser
 from tests.report.synthetic import cell, paired, write
 from vlaprune_bench.report.build import load
-from vlaprune_bench.report.charts import charts
+from vlaprune_bench.report.charts import charts, timeline
 from vlaprune_bench.report.interactive import plotly
 from vlaprune_bench.report.page import write_page
+from vlaprune_bench.report.plots import draw
+from vlaprune_bench.report.video import VideoWriter
 
 EVIL = "RuntimeError: </script><script>document.title = 'broken'</script>"
 
@@ -34,12 +37,31 @@ def site(tmp_path_factory):
     folder = write(root / "runs", pd.concat(frames, ignore_index=True), rng)
     name = f"libero_spatial-task0-trial0-none-{none.episode_id[0]}.mp4"
     (folder / "_videos" / name).write_bytes(b"not a film")
+    film(folder, *films(frames))
     text = "# vlaprune-eval --method adp --keep 0.5\nsuite: libero_spatial\ntrials: 20\n"
     (folder / "_runs" / f"{frames[1].run_id[0]}.yaml").write_text(text)
     report = load(folder)
     page = root / "out" / "report.html"
     write_page(report, page, ["a sentence about the folder"])
     return report, page
+
+
+def films(frames):
+    """Episodes of the third cell to film: two lost ones and one that none lost too; and none's."""
+    none, own = frames[0], frames[2]
+    solved = none.success.isin([True]) & (none.status == "ok")
+    lost = own[solved & ~own.success.astype(bool)].index[1:3]
+    failed = own[~solved & ~own.success.astype(bool) & (none.status == "ok")].index[:1]
+    return none.loc[lost[:1]], own.loc[[*lost, *failed]]
+
+
+def film(folder, *chosen):
+    for frame in chosen:
+        for row in frame.itertuples():
+            name = f"{row.suite}-task{row.task}-trial{row.trial}-{row.method}-{row.episode_id}.mp4"
+            with VideoWriter(folder / "_videos" / name, fps=4, seconds=1) as writer:
+                for level in (40, 200):
+                    writer.add(np.full((88, 128, 3), level, np.uint8))
 
 
 def data_of(page):
@@ -100,8 +122,44 @@ def test_charts_hold_what_the_tables_say(site):
     assert set(tokens["adp 0.5"]) == {512.0, 256.0}
     gate = next(chart for name, chart in made.items() if name.startswith("gate-"))
     assert gate.series[0].y[:7] == [1, 1, 1, 0, 0, 1, 1]
+    assert [series.name for series in gate.series] == ["pruned", "end-effector speed"]
     for chart in made.values():
         json.dumps(plotly(chart), allow_nan=True)
+
+
+def test_speed_is_the_path_of_each_window_over_its_time():
+    calls = pd.DataFrame(
+        {"step": [0, 8, 16], "pruned": [False, True, False], "eef_displacement": [0.04, 0.2, 0.02]}
+    )
+    chart = timeline("gate", "an episode", calls, steps=20)
+    pruned, speed = chart.series
+    assert pruned.x == speed.x == [0, 8, 16, 20]
+    assert pruned.y == [0, 1, 0, 0]
+    # 4 cm in 8 steps of 50 ms; the last window is cut to 4 steps
+    assert speed.y == pytest.approx([10, 50, 10, 10])
+    assert (speed.right, chart.right_title) == (True, "speed, cm/s")
+    older = timeline("gate", "an episode", calls.assign(eef_displacement=np.nan), steps=20)
+    assert [series.name for series in older.series] == ["pruned"]
+    assert "yaxis2" not in plotly(older)["layout"]
+    assert len(draw(older).axes) == 1
+    assert [axes.get_ylabel() for axes in draw(chart).axes][1] == "speed, cm/s"
+
+
+def test_a_gallery_has_the_lost_ones_with_none_s_film(site):
+    data = data_of(site[1])
+    assert len(data["videos"]) == 5
+    beside = {data["id"][int(k)]: path for k, path in data["beside"].items()}
+    ((name, path),) = beside.items()
+    pair = site[0].pairs[1].losses.set_index("episode_id").loc[name]
+    assert path.endswith(f"-none-{pair.episode_id_none}.mp4")
+
+
+def test_videos_are_found_when_everything_is_moved(site, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(site[1].parent.parent, moved)
+    data = data_of(moved / "out" / site[1].name)
+    for path in [*data["videos"].values(), *data["beside"].values()]:
+        assert (moved / "out" / path).is_file()
 
 
 needs_browser = pytest.mark.skipif(
@@ -174,7 +232,7 @@ def test_episodes_are_paged_picked_and_linked(browser, site):
 
     lost = data["pair"].count(1)
     assert pick("pick-outcome", "lost") == f"{lost} of 480 episodes"
-    assert pick("pick-outcome", "video") == "1 of 480 episodes"
+    assert pick("pick-outcome", "video") == "5 of 480 episodes"
     link = browser.run(f"return {rows}[0].querySelector('a').href")
     assert link.endswith(f"/runs/_videos/libero_spatial-task0-trial0-none-{data['id'][0]}.mp4")
     assert pick("pick-outcome", "error") == "1 of 480 episodes"
@@ -185,6 +243,24 @@ def test_episodes_are_paged_picked_and_linked(browser, site):
     browser.run("document.getElementById('search').scrollIntoView({block: 'center'})")
     browser.type("#search", data["id"][7])
     assert browser.run(f"return {rows}.length") == 1
+
+
+@needs_browser
+def test_the_gallery_plays_failures_lost_ones_first(browser, site):
+    browser.run("document.getElementById('failures').scrollIntoView()")
+    shown = "[...document.querySelectorAll('#films .film')]"
+    assert browser.run(f"return {shown}.length") == 3
+    counts = browser.run(f"return {shown}.map(f => f.querySelectorAll('video').length)")
+    assert sorted(counts) == [1, 1, 2]
+    assert counts[2] == 1  # none lost it too
+    assert "none solved it" in browser.run(f"return {shown}[{counts.index(2)}].innerText")
+    browser.until(f"return {shown}.every(f => f.querySelector('video').videoWidth === 128)")
+    browser.run(
+        "const s = document.getElementById('film-which'); s.value = 'lost';"
+        "s.dispatchEvent(new Event('change'))"
+    )
+    assert browser.run(f"return {shown}.length") == 2
+    assert browser.run("return document.getElementById('film-more').disabled")
 
 
 @needs_browser

@@ -5,7 +5,6 @@ import io
 import math
 
 import pytest
-from rich.console import Console
 
 from vlaprune_bench.report.render import Column, Table, latex, markdown, show, terminal, to_csv
 from vlaprune_bench.report.stats import Rate
@@ -65,11 +64,8 @@ def test_csv_has_full_numbers_and_interval_columns():
 
 @pytest.mark.parametrize("width", [30, 80])
 def test_nothing_is_cut_on_a_narrow_terminal(width):
-    console = Console(width=width, record=True, file=io.StringIO())
-    for part in terminal(TABLE, width):
-        console.print(part)
-    text = console.export_text()
+    text = terminal(TABLE, width)
+    assert max(map(len, text.split("\n"))) <= width
     for piece in ("none_x|y", "50.0", "[40.0, 60.0]", "4.01 T", "<0.001"):
         assert piece in text
-    assert "…" not in text
     assert text.count("method") == (2 if width == 30 else 1)

@@ -96,6 +96,7 @@ def make_engine(monkeypatch, tmp_path):
             task_ids=(0, 1),
             trials=3,
             max_steps=64,
+            workers=0,  # what is patched here does not reach other processes
             output=tmp_path / "runs",
         )
         config = replace(config, **changes)
@@ -191,7 +192,7 @@ def test_ctrl_c_once_finishes_the_episode_and_twice_does_not(
     assert engine.run() == INTERRUPTED
     assert load_results(tmp_path / "runs").trial.tolist() == ([0, 1] if times == 1 else [0])
     told = capsys.readouterr().out
-    assert "stopping after the running episode; Ctrl-C again stops now" in told
+    assert "stopping after the running episodes; Ctrl-C again stops now" in told
     assert "the same command goes on" in told
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(ToyLibero, "step", step)
@@ -209,7 +210,7 @@ def test_actions_that_are_no_numbers_are_an_error_that_names_the_call(
     predict, calls = policy._predict, []
 
     def broken(*args):
-        calls.append(predict(*args))
+        calls.append((yield from predict(*args)))
         if len(calls) == 3:
             calls[-1].actions[0, 0] = np.nan
         return calls[-1]

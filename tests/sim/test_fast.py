@@ -1,7 +1,7 @@
 """The fast path against LIBERO's own environment, bit for bit.
 
-The default test takes one task with lite assets. `test_300_random_actions` and
-`test_an_episode_of_520_steps` need the published assets and are marked slow. The reference here is
+By default one task with lite and one with the published assets; marked heavy: 300 random actions on
+seven tasks and a whole episode of 520 steps, with the published ones. The reference here is
 robosuite's loop after a real hard reset; only cameras are looked at where the policy would.
 """
 
@@ -107,20 +107,38 @@ def test_equal_on_a_lite_task(lite_assets):
     assert np.ptp([step["qpos"][:7] for step in steps], axis=0).max() > 0.1  # it does move
 
 
-SIX = [
+SEVEN = [
     ("libero_spatial", 5), ("libero_object", 3), ("libero_goal", 0), ("libero_goal", 7),
-    ("libero_10", 2), ("libero_10", 9),
+    ("libero_10", 2), ("libero_10", 9), ("libero_90", 13),
 ]  # fmt: skip
 """Drawers, a stove's knob and burner, a microwave's door, baskets and bottles."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("suite", "index"), SIX)
+def test_equal_on_a_published_task(real_assets):
+    """libero_goal 7 turns on the stove, which shows a site while it is on."""
+    assert_equal("libero_goal", 7, real_assets, trial=0, steps=40, look=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lite", "real"])
+def test_libero_90(kind, request):
+    """A microwave, with both asset sets: the fast path holds, and the protocol's budget."""
+    assets = request.getfixturevalue(f"{kind}_assets")
+    with LiberoTask("libero_90", 37, assets) as task:
+        assert task.budget == 400
+        assert task.reset(49).images.std() > 10
+        assert (task.sim, task.self_check) == ("fast", "passed")
+        assert "microwave_1" in task._environment.env.env.fixtures_dict
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("suite", "index"), SEVEN)
 def test_300_random_actions(real_assets, suite, index):
     assert_equal(suite, index, real_assets, trial=0, steps=300, look=50)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_an_episode_of_520_steps(real_assets):
     assert_equal("libero_10", 6, real_assets, trial=1, steps=520, look=130)
 
@@ -190,6 +208,26 @@ def test_another_arithmetic_is_noticed_and_the_reference_taken(lite_assets, monk
         task.step(np.zeros(7), look=False)
         task.reset(0)
         assert task.scene_hash == first
+
+
+def test_another_pixel_is_noticed_and_the_reference_taken(lite_assets, monkeypatch):
+    from vlaprune_bench.sim.package import import_libero
+
+    import_libero()
+    from vlaprune_bench.sim.cameras import Cameras
+
+    frames = Cameras.frames
+
+    def other_frames(self):
+        agentview, wrist = frames(self)
+        wrist[5, 7] ^= 1
+        return [agentview, wrist]
+
+    monkeypatch.setattr(Cameras, "frames", other_frames)
+    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+        task.fingerprint(0)
+        assert task.sim == "reference"
+        assert task.self_check == "frames differ in 1 pixels after control step 4"
 
 
 def test_restoring_does_not_depend_on_what_was_done_before(lite_assets):

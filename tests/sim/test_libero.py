@@ -291,19 +291,6 @@ def test_nobody_looking_means_no_rendering(lite_assets, monkeypatch, sim):
     task.close()
 
 
-def test_a_foreign_gl_context_does_no_harm(task):
-    import mujoco
-
-    task.reset(0)
-    wanted = [task.step(STAY, look=True)[0].images for _ in range(2)]
-    task.reset(0)
-    np.testing.assert_array_equal(task.step(STAY, look=True)[0].images, wanted[0])
-    context = mujoco.GLContext(64, 64)
-    context.make_current()
-    np.testing.assert_array_equal(task.step(STAY, look=True)[0].images, wanted[1])
-    context.free()
-
-
 def test_the_global_generator_is_left_alone(task):
     np.random.seed(3)  # noqa: NPY002
     wanted = np.random.rand(4)  # noqa: NPY002
@@ -316,31 +303,6 @@ def test_the_global_generator_is_left_alone(task):
     task.close()
     drawn.append(np.random.rand())  # noqa: NPY002
     np.testing.assert_array_equal(drawn, wanted)
-
-
-def test_protocol_without_settling_or_rotation(lite_assets):
-    upright = dataclasses.replace(OPENVLA_PROTOCOL, settle_steps=0, camera_size=64)
-    raw = dataclasses.replace(upright, rotate_180=False)
-    with LiberoTask("libero_spatial", 0, lite_assets, upright) as task:
-        one = task.reset(0).images
-    with LiberoTask("libero_spatial", 0, lite_assets, raw) as task:
-        other = task.reset(0).images
-    assert one.shape == (2, 64, 64, 3)
-    assert one.std() > 10
-    np.testing.assert_array_equal(one, other[:, ::-1, ::-1])
-
-
-@pytest.mark.parametrize("field", ["qpos", "qvel"])
-def test_an_unstable_simulation_names_the_step(task, field):
-    task.reset(0)
-    task.step(STAY, look=False)
-    getattr(task._environment.env.sim.data, field)[9] = np.nan
-    with pytest.raises(RuntimeError, match="task 0: the simulation became unstable at step 1 "):
-        task.step(STAY, look=False)
-    with pytest.raises(RuntimeError, match="reset it before stepping"):
-        task.step(STAY, look=False)
-    task.reset(0)
-    task.step(STAY, look=False)
 
 
 @pytest.mark.parametrize("action", [np.full(7, np.nan), np.zeros(6), np.zeros((1, 7))])
@@ -373,7 +335,7 @@ def test_assets_that_lack_something_the_task_needs(lite_assets, tmp_path):
 
 def test_init_states_of_another_model_are_refused(task):
     task._init_states = task._init_states[:, :-1]
-    with pytest.raises(RuntimeError, match=r"init states have 91 numbers, the model .* takes 92"):
+    with pytest.raises(UserError, match=r"pruned_init' have 91 numbers, the model .* takes 92: "):
         task.reset(0)
 
 

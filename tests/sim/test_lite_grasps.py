@@ -58,7 +58,7 @@ def set_yaw(env: Any, name: str, yaw: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in GRASPS]
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.heavy) for n in GRASPS]
 )
 def test_object_can_be_gripped_and_lifted(lite: Path, name: str) -> None:
     suite, task, place = GRASPS[name]

@@ -1,17 +1,16 @@
 """Which scene a trial is: against real hard resets, in any order, path and process.
 
-By default a few tasks of every kind are compared with real resets. `VLAPRUNE_ALL_SCENES=1` takes
-all tasks of the four 10-task suites (k from 0 to 2, about 5 minutes) and three tasks over k from 0
-to 49 (about 6 minutes). Both need the published assets.
+By default one task of every kind is compared with real resets. Marked heavy: all other tasks of the
+five suites (k from 0 to 2), and three tasks over k from 0 to 49. All need the published assets.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.scenes import SceneTable, fresh_seed, seeded_state
-from vlaprune_bench.sim.stepping import scene_hash
+from vlaprune_bench.sim.stepping import scene_hash, short_hash
 from vlaprune_bench.sim.tasks import get_task, load_init_states
 from vlaprune_bench.types import OPENVLA_PROTOCOL, Protocol
 
@@ -32,11 +31,8 @@ ALL = [
     for suite in ("libero_spatial", "libero_object", "libero_goal", "libero_10")
     for index in range(10)
 ]
+NINETY = [("libero_90", index) for index in range(90)]
 LONG = [("libero_spatial", 4), ("libero_goal", 1), ("libero_10", 9)]
-
-with_all = pytest.mark.skipif(
-    not os.environ.get("VLAPRUNE_ALL_SCENES"), reason="takes minutes: set VLAPRUNE_ALL_SCENES=1"
-)
 
 
 @pytest.fixture(scope="session")
@@ -81,45 +77,69 @@ def test_scenes_are_those_of_real_resets(real_assets, suite, index):
 
 
 @pytest.mark.sim
-@pytest.mark.slow
-@with_all
-@pytest.mark.parametrize(("suite", "index"), [pair for pair in ALL if pair not in FEW])
+@pytest.mark.heavy
+@pytest.mark.parametrize(("suite", "index"), [pair for pair in ALL + NINETY if pair not in FEW])
 def test_scenes_of_every_task_are_those_of_real_resets(real_assets, suite, index):
     assert_scenes(suite, index, real_assets, 3)
 
 
 @pytest.mark.sim
-@pytest.mark.slow
-@with_all
+@pytest.mark.heavy
 @pytest.mark.parametrize(("suite", "index"), LONG)
 def test_fifty_scenes_are_those_of_real_resets(real_assets, suite, index):
     assert_scenes(suite, index, real_assets, 50)
 
 
 @pytest.mark.sim
-def test_scenes_are_the_same_in_any_order_path_and_process(lite_assets):
+def test_scenes_and_trajectories_are_the_same_in_any_order_path_and_process(lite_assets):
     """libero_spatial 4 opens a drawer: its resets draw ever more numbers."""
     code = (
         "import json, sys\n"
+        "from tests.sim.test_scenes import played\n"
         "from vlaprune_bench.sim.libero import LiberoTask\n"
         "from vlaprune_bench.sim.assets import resolve_assets\n"
         "task = LiberoTask('libero_spatial', 4, resolve_assets('lite', 'lite'))\n"
-        "print(json.dumps({k: task.fingerprint(k) for k in (2, 0)}))\n"
+        "print(json.dumps({k: played(task, k) for k in (2, 0)}))\n"
     )
+    root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=root,
+        check=True,
     )
-    elsewhere = {int(k): value for k, value in json.loads(done.stdout).items()}
+    elsewhere = {int(k): tuple(value) for k, value in json.loads(done.stdout).items()}
     with LiberoTask("libero_spatial", 4, lite_assets) as task:
         task.reset(1)
-        here = {k: task.fingerprint(k) for k in (0, 1, 2)}
+        assert task.frames_hash is not None
+        task.fingerprint(0)
+        assert task.frames_hash is None
+        here = {k: played(task, k) for k in (0, 1, 2)}
+        restored = {k: played(task, k) for k in (2, 1)}
         task.close()
-        again = {k: task.fingerprint(k) for k in (1, 0)}
+        again = {k: played(task, k) for k in (1, 0)}
     with LiberoTask("libero_spatial", 4, lite_assets, sim="reference") as task:
-        by_robosuite = {k: task.fingerprint(k) for k in (1,)}
-    for other in (elsewhere, again, by_robosuite):
+        by_robosuite = {k: played(task, k) for k in (1,)}
+    for other in (elsewhere, restored, again, by_robosuite):
         assert other == {k: here[k] for k in other}
-    assert len(set(here.values())) == 3
+    assert len({scene for scene, _ in here.values()}) == 3
+
+
+def played(task: LiberoTask, trial: int) -> tuple[str, str]:
+    """Fingerprint of a trial, and a hash of what a few random actions lead to, frames included."""
+    seen = [task.reset(trial)]
+    assert task.scene_hash is not None
+    assert task.frames_hash == short_hash(seen[0].images)
+    actions = np.random.default_rng(trial).uniform(-1, 1, (12, 7))
+    seen += [task.step(action, look=k % 6 == 5)[0] for k, action in enumerate(actions)]
+    assert task._environment is not None
+    data = task._environment.env.sim.data
+    shown = [array for one in seen for array in (one.eef_pos, one.eef_quat, one.gripper_qpos)]
+    frames = [one.images for one in seen if one.images is not None]
+    assert len(frames) == 3
+    return task.scene_hash, short_hash(*shown, *frames, data.qpos, data.qvel, data.qacc_warmstart)
 
 
 @pytest.mark.sim

@@ -89,10 +89,18 @@ def test_an_array_of_hostile_objects_runs_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", [{"a": 1}, np.zeros((2, 3), np.float32), np.zeros(5)], ids=["dict", "float32", "1d"]
+    "value",
+    [
+        {"a": 1},
+        np.zeros((2, 3), np.float32),
+        np.zeros(5),
+        np.zeros((0, 3)),
+        np.array([[0.0, np.nan]]),
+    ],
+    ids=["dict", "float32", "1d", "empty", "NaN"],
 )
 def test_anything_but_a_table_of_doubles_is_refused(tmp_path, value):
-    path = archive(tmp_path / "x.pruned_init", pickle.dumps(value, protocol=2))
+    path = archive(tmp_path / "x.pruned_init", pickle.dumps(value, protocol=4))
     with pytest.raises(UserError, match=r"x\.pruned_init.*float64"):
         tasks.load_init_states(path)
 
@@ -116,3 +124,47 @@ def test_the_table_survives_the_round_trip(tmp_path):
     np.testing.assert_array_equal(
         tasks.load_init_states(archive(tmp_path / "x", buffer.getvalue())), table
     )
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_damage_anywhere_is_a_refusal_or_leaves_a_table(tmp_path, protocol):
+    """Whatever bytes are wrong, what comes is a table of doubles or one sentence; nothing hangs."""
+    whole = pickle.dumps(np.random.default_rng(0).normal(size=(3, 7)), protocol=protocol)
+    rng = np.random.default_rng(protocol)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(whole)
+        places = rng.integers(0, len(whole), rng.integers(1, 4))
+        for place in places:
+            damaged[place] = rng.integers(256)
+        try:
+            states = tasks.load_init_states(archive(tmp_path / "x", bytes(damaged)))
+        except UserError:
+            refused += 1
+        else:
+            assert states.dtype == np.float64
+            assert states.ndim == 2
+    assert refused > 50
+
+
+def test_a_real_file_cut_or_changed_anywhere_is_refused(tmp_path):
+    """The archive's checksums see it."""
+    whole = tasks.get_task("libero_goal", 2).init_states_file.read_bytes()
+    path = tmp_path / "x.pruned_init"
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"x\.pruned_init' cannot be read .*hf-libero again"):
+            tasks.load_init_states(path)
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 1
+    path.write_bytes(bytes(changed))
+    with pytest.raises(UserError, match="cannot be read"):
+        tasks.load_init_states(path)
+
+
+def test_an_archive_that_unpacks_to_far_too_much_is_refused(tmp_path):
+    path = tmp_path / "x"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data.pkl", bytes(tasks.MAX_INIT_STATES_BYTES + 1))
+    with pytest.raises(UserError, match="too large to hold init states"):
+        tasks.load_init_states(path)

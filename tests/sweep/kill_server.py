@@ -1,8 +1,10 @@
 """Runs a toy sweep again and again, each time in a fork that is killed at a random moment.
 
-    python -m tests.sweep.kill_server FOLDER KILLS
+    python -m tests.sweep.kill_server FOLDER KILLS [WORKERS]
 
-Prints how each fork ended; the episodes a run reported stand in FOLDER/reported.
+With workers, two of those are killed before each fork is. Prints how each fork ended, "worker" for
+each of those killed, and "orphan" for each that outlived its fork; the episodes a run reported
+stand in FOLDER/reported.
 """
 
 import os
@@ -13,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.sweep import toys
-from vlaprune_bench.rollout import display
+from vlaprune_bench.rollout import display, pool
 from vlaprune_bench.store import write
 from vlaprune_bench.sweep.run import run_sweep
 
@@ -23,14 +25,24 @@ grid: {pruner.keep: [0.25, 0.5]}
 """
 
 
-def run(folder: Path, seed: int) -> int:
+def run(folder: Path, seed: int, workers: int) -> int:
     """One run in a fork: told apart by `seed`, some episodes fail, parts are merged often."""
+    start = pool.Processes.start
+
+    def noting(self):
+        process = start(self)
+        os.write(pids, f"{process.pid}\n".encode())
+        return process
+
+    pids = os.open(folder / "pids", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    pool.MODULE = "tests.rollout.fake_sim"
+    pool.Processes.start = noting
     rng = random.Random(seed)
     reported = os.open(folder / "reported", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     act = toys.CountingPolicy.act
 
     def sometimes_failing(self, memory, observation, eef_poses):
-        if rng.random() < 0.05:
+        if rng.random() < (0.01 if workers else 0.05):
             raise RuntimeError("bad luck")
         return act(self, memory, observation, eef_poses)
 
@@ -44,27 +56,68 @@ def run(folder: Path, seed: int) -> int:
 
     display.Display.show = report
     with open(os.devnull, "w") as sys.stdout:
-        return run_sweep(toys.toy_sweep(folder, TEXT), [], retry=seed % 5 == 4)
+        sweep = toys.toy_sweep(folder, TEXT, workers=workers)
+        return run_sweep(sweep, [], retry=seed % 5 == 4)
 
 
-def main(folder: Path, kills: int) -> None:
+def kill_workers(folder: Path, run: int) -> int:
+    """Kill two workers of a run (its process id) at random moments; returns how many there were."""
+    killed = 0
+    while killed < 2 and not gone(run):
+        time.sleep(random.uniform(0.02, 0.3))
+        pids = [int(pid) for pid in (folder / "pids").read_text().split()]
+        alive = [pid for pid in pids if not gone(pid)]
+        if alive:
+            os.kill(random.choice(alive), signal.SIGKILL)
+            print("worker", flush=True)
+            killed += 1
+    return killed
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (one that nobody has reaped yet has)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def look_for_orphans(folder: Path) -> None:
+    for pid in (folder / "pids").read_text().split():
+        left = 500
+        while not gone(int(pid)) and left:
+            left -= 1
+            time.sleep(0.02)
+        if not left:
+            print("orphan", flush=True)
+
+
+def main(folder: Path, kills: int, workers: int = 0) -> None:
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir()
     toys.install(checkpoint)
     toys.write(folder, TEXT)
     random.seed(0)
-    for attempt in range(kills):
+    attempt, killed = 0, 0
+    while killed < kills:
+        (folder / "pids").write_text("")
         child = os.fork()
         if child == 0:
-            os._exit(run(folder, attempt))
+            os._exit(run(folder, attempt, workers))
+        if workers:
+            killed += kill_workers(folder, child)
         time.sleep(random.uniform(0.02, 0.2))
         os.kill(child, signal.SIGKILL)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        end = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(end, flush=True)
+        killed += end == -signal.SIGKILL
+        attempt += 1
+        look_for_orphans(folder)
     child = os.fork()
     if child == 0:
-        os._exit(run(folder, 3))
+        os._exit(run(folder, 3, workers))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

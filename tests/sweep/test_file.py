@@ -102,6 +102,8 @@ def test_an_axis_over_methods_and_an_axis_of_their_options(load):
         ("rule: adjacent", "lookback", "[1, 2, 3]", 3),
         ("rule: avg", "hold_last_state", "[true, false]", 1),
         ("{rule: avg, hysteresis_up: 0.1}", "hold_last_state", "[true, false]", 2),
+        ("lookback: 1", "hold_last_state", "[true, false]", 1),
+        ("lookback: 2", "hold_last_state", "[true, false]", 2),
         ("lever_arm: 0.0", "min_delta_rot", "[0.0, 0.1]", 1),
         ("lever_arm: 0.1", "min_delta_rot", "[0.0, 0.1]", 2),
         ("displacement: net", "min_delta_pos", "[0.0, 0.1]", 1),

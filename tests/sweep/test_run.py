@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from tests.sweep import toys
-from vlaprune_bench.config import to_dict
+from tests.test_tracking import history, records
+from vlaprune_bench.config import run_id, to_dict
 from vlaprune_bench.rollout import runner
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.store import load_calls, load_results
@@ -180,3 +181,27 @@ def test_configurations_and_command_are_kept(policies, tmp_path):
     assert len(texts) == 3
     assert all(text.startswith("# vlaprune-sweep run toy.yaml\n") for text in texts)
     assert to_dict(sweep.cells[1])["pruner"]["type"] == "static"
+
+
+@pytest.mark.slow
+def test_weights_and_biases_has_a_run_for_each_cell(policies, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sweep = toys.toy_sweep(tmp_path, wandb=True)
+    assert run_sweep(sweep, []) == 0
+    files = sorted((tmp_path / "out" / "_wandb").glob("wandb/offline-run-*/*.wandb"))
+    assert {path.stem for path in files} == {f"run-{run_id(cell)}" for cell in sweep.cells}
+    rows = results(tmp_path)
+    for path in files:
+        mirrored = history(path)
+        of_run = rows[rows.run_id == path.stem.removeprefix("run-")]
+        assert len(mirrored) == len(of_run) == 6
+        assert {row["total_flops_mean"] for row in mirrored} == set(of_run.total_flops_mean)
+        groups = [r.run.run_group for r in records(path) if r.WhichOneof("record_type") == "run"]
+        assert set(groups) == {"toy"}
+
+
+def test_a_sweep_goes_on_without_weights_and_biases(policies, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert run_sweep(toys.toy_sweep(tmp_path, wandb=True), []) == 0
+    assert len(results(tmp_path)) == 18
+    assert capsys.readouterr().out.count("Weights & Biases") == 1

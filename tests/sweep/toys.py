@@ -30,12 +30,12 @@ class CountingPolicy:
 
     def start(self, instruction, seed):
         self.started.append((self.pruner.name, seed))
-        return np.random.default_rng(seed)
+        return SimpleNamespace(random=np.random.default_rng(seed), method=self.pruner)
 
     def act(self, memory, observation, eef_poses):
-        kept = round(512 * (self.pruner.keep_ratio or 1))
+        kept = round(512 * (memory.method.keep_ratio or 1))
         return ActionChunk(
-            actions=memory.uniform(-1, 1, (8, 7)),
+            actions=memory.random.uniform(-1, 1, (8, 7)),
             measures=measures(visual_tokens_kept=kept, kept_visual=list(range(kept))),
         )
 
@@ -83,5 +83,7 @@ def write(folder, text=FILE):
 
 
 def toy_sweep(folder, text=FILE, **overrides):
-    sweep = load_sweep(write(folder, text), overrides={"output": str(folder / "out"), **overrides})
+    # in this process: what is patched here does not reach others
+    fixed = {"output": str(folder / "out"), "workers": 0}
+    sweep = load_sweep(write(folder, text), overrides={**fixed, **overrides})
     return replace(sweep, name="toy")

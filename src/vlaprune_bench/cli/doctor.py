@@ -6,7 +6,7 @@ Exit code: 0 where all is ok, 1 with warnings, 2 with problems.
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import platform
 import shutil
@@ -36,10 +36,14 @@ DISK_GIB = 20.0
 """A 7B checkpoint in bfloat16 is 15 GiB."""
 MEMORY_GIB = 4.0
 """One worker with a simulator and the embedded checkpoint takes about 2 GiB."""
+REAL_HASH = "3608df4b0dad35d3"
+"""Hash of the published asset set."""
+MUJOCO = "3.3.2"
 PROBES = {"libero_object": 0, "libero_spatial": 5}
 """Suite and task of the known frames: the first shows much floor, whose brightness tells how
-textures are read; in the second an object settles elsewhere under MuJoCo 3.4, which moves a block
-of the frame by 49 of 255."""
+textures are read; in the second a bowl stands on another object and must settle. Under MuJoCo 3.4.0
+the real bowl settles elsewhere, which moves a block by 49 of 255; the lite one stays (0.3). 3.3.3
+shows the same frames."""
 TOLERANCE = 8.0
 """Largest difference to a known frame, of 255, in any of its 16 x 16 blocks."""
 
@@ -51,7 +55,7 @@ class Finding:
     level: Level
     text: str
     mend: str = ""
-    """A command, or what to do."""
+    """A command, or what to do, where it is not ok."""
 
 
 def doctor(quick: bool = False) -> None:
@@ -84,7 +88,7 @@ def _report(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     def show(finding: Finding) -> None:
         found.append(finding)
         print(f"{finding.level:<8} {name}: {finding.text}", flush=True)
-        if finding.mend:
+        if finding.level != "ok" and finding.mend:
             print(f"{'':<8} {'mend':>{len(name)}}: {finding.mend}", flush=True)
 
     try:
@@ -100,55 +104,46 @@ def _report(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 def _python() -> Iterator[Finding]:
     here = f"Python {platform.python_version()} on {platform.machine()} {platform.system()}"
-    if (3, 11) <= sys.version_info < (3, 13):
-        yield Finding("ok", here)
-    else:
-        yield Finding("problem", f"{here}; it must be 3.11 or 3.12", "make setup PYTHON=python3.12")
+    level: Level = "ok" if (3, 11) <= sys.version_info < (3, 13) else "problem"
+    yield Finding(level, f"{here} (3.11 or 3.12 is wanted)", "make setup PYTHON=python3.12")
 
 
 def _packages() -> Iterator[Finding]:
-    """Installed versions against what the package asks for; the simulator's are pins."""
+    """Installed versions against what the package asks for."""
     from packaging.requirements import Requirement
 
-    try:
-        wanted = [Requirement(text) for text in requires(PACKAGE) or []]
-    except PackageNotFoundError:
-        yield Finding("problem", f"{PACKAGE} is not installed", "pip install -e .")
-        return
+    wanted = [Requirement(text) for text in requires(PACKAGE) or []]
     wanted = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
     wrong = False
     for requirement in [*wanted, Requirement(f"hf-libero=={HF_LIBERO}")]:
-        libero = requirement.name == "hf-libero"
-        mend = f"pip install {'--no-deps ' * libero}'{requirement}'"
+        name = requirement.name
         try:
-            found = version(requirement.name)
+            found = version(name)
         except PackageNotFoundError:
-            wrong = True
-            yield Finding("problem", f"{requirement.name} is not installed", mend)
-            continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            wrong = True
-            yield Finding(
-                "problem",
-                f"{requirement.name} is {found}; it must be {requirement.specifier}",
-                mend,
-            )
+            text = f"{name} is not installed"
+        else:
+            if requirement.specifier.contains(found, prereleases=True):
+                continue
+            text = f"{name} is {found}; it must be {requirement.specifier}"
+        wrong = True
+        no_deps = "--no-deps " if name == "hf-libero" else ""
+        yield Finding("problem", text, f"pip install {no_deps}'{requirement}'")
     if not wrong:
         pins = ", ".join(f"{n} {version(n)}" for n in ("mujoco", "robosuite", "hf-libero", "bddl"))
         yield Finding("ok", f"all {len(wanted) + 1} fit; the protocol's pins: {pins}")
 
 
 def _model() -> Iterator[Finding]:
-    torch = importlib.import_module("torch")
-    transformers = importlib.import_module("transformers")
+    import torch
+    import transformers
+
     stack = f"torch {torch.__version__}, transformers {transformers.__version__}"
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         name = f"{torch.cuda.get_device_name()}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
-        yield Finding("ok", f"{stack} on {name}")
-        if free < 16 * 2**30:
-            text = "a 7B checkpoint in bfloat16 needs about 16 GiB of GPU memory"
-            yield Finding("warning", text, "end what else runs on the GPU (nvidia-smi shows it)")
+        level: Level = "ok" if free >= 16 * 2**30 else "warning"
+        text = f"{stack} on {name}; a 7B checkpoint in bfloat16 needs about 16"
+        yield Finding(level, text, "end what else runs on the GPU (nvidia-smi shows it)")
     elif shutil.which("nvidia-smi"):
         text = f"{stack} sees no GPU although this machine has NVIDIA's driver"
         yield Finding("warning", text, "pip install --force-reinstall torch (a build with CUDA)")
@@ -165,15 +160,14 @@ def _renderer() -> Iterator[Finding]:
 def _assets() -> Iterator[Finding]:
     from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE, HUB_REPO, resolve_assets
 
-    real = _real_assets()
+    real, download = _real_assets(), f"hf download --repo-type dataset {HUB_REPO}"
     if real is None:
-        mend = f"hf download --repo-type dataset {HUB_REPO}, or {ENVIRONMENT_VARIABLE}=FOLDER"
+        mend = f"{download}, or {ENVIRONMENT_VARIABLE}=FOLDER"
         yield Finding("warning", "the real set is not here: needed by published checkpoints", mend)
-    elif real.hash == _known()["assets_hash"]:
-        yield Finding("ok", f"real set {real.hash} in {real.path}")
     else:
-        text = f"real set in {real.path} has hash {real.hash}, not {_known()['assets_hash']}"
-        yield Finding("warning", text, f"hf download --repo-type dataset {HUB_REPO}")
+        level: Level = "ok" if real.hash == REAL_HASH else "warning"
+        text = f"real set {real.hash} in {real.path} (published: {REAL_HASH})"
+        yield Finding(level, text, download)
     lite = resolve_assets("lite", "lite")
     yield Finding("ok", f"lite set {lite.hash} in {lite.path}")
 
@@ -182,62 +176,58 @@ def _real_assets() -> AssetSet | None:
     """The real set that a run on this machine would use, where there is one."""
     from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE, find_real, resolve_assets
 
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    if named and named not in ("auto", "real", "lite"):
-        found = resolve_assets(named, "real")
-        return found if found.kind == "real" else None
-    path = find_real()
-    return None if path is None else resolve_assets(str(path), "real")
+    choice: str | Path | None = os.environ.get(ENVIRONMENT_VARIABLE)
+    if choice in (None, "", "auto", "real", "lite"):
+        choice = find_real()
+    found = resolve_assets(str(choice), "real") if choice else None
+    return found if found and found.kind == "real" else None
 
 
 def _simulator() -> Iterator[Finding]:
     """Episodes begun for real: how fast frames come, and whether they are the known ones."""
-    import numpy as np
-
     from vlaprune_bench.sim.assets import resolve_assets
-    from vlaprune_bench.sim.libero import LiberoTask
 
     assets = _real_assets() or resolve_assets("lite", "lite")
     for suite, task in PROBES.items():
-        with LiberoTask(suite, task, assets) as environment:
-            start = time.perf_counter()
-            frames = environment.reset(0).images
-            reset_s = time.perf_counter() - start
-            assert frames is not None
-            times = []
-            for look in (True, False) * 5:
-                start = time.perf_counter()
-                environment.step(np.zeros(7), look=look)
-                times.append(1000 * (time.perf_counter() - start))
-        step = float(np.median(times[1::2]))
-        pair = max(float(np.median(times[0::2])) - step, 0.0)
-        speed = f"reset {reset_s:.1f} s, step {step:.0f} ms, both cameras {pair:.0f} ms"
-        yield _frame_finding(f"{suite} task {task}", assets.kind, frames[0], speed)
+        frame, speed = probe(suite, task, assets)
+        yield _frame_finding(f"{suite} task {task}", assets.kind, frame, speed)
 
 
-def _frame_finding(name: str, kind: str, frame: np.ndarray, speed: str) -> Finding:
-    """Compare a frame with the known one; only the real assets have one."""
-    if frame.std() < 10:
-        return Finding("problem", f"{name}: the frame is blank ({speed})", "MUJOCO_GL=osmesa")
-    if kind != "real":
-        return Finding("ok", f"{name} on lite assets, which have no known frame: {speed}")
-    difference = frame_difference(name, frame)
-    if difference > TOLERANCE:
-        text = f"{name} looks unlike the known frame, by {difference:.0f} of 255 in some place"
-        return Finding("problem", text, "pip install mujoco==3.3.2 (newer ones differ)")
-    return Finding("ok", f"{name} shows the known frame (within {difference:.1f} of 255): {speed}")
+def probe(suite: str, task: int, assets: AssetSet) -> tuple[np.ndarray, str]:
+    """Begin an episode.
 
-
-def frame_difference(name: str, frame: np.ndarray) -> float:
-    """Largest difference between the brightness of a frame's 16 x 16 blocks and the known one.
-
-    Args:
-        name: "SUITE task N" of `PROBES`, trial 0, settled.
-        frame: (256, 256, 3) uint8, main camera.
+    Returns:
+        Its first frame, main camera, (256, 256, 3) uint8; and how fast frames come, in words.
     """
     import numpy as np
 
-    return float(np.abs(blocks(frame) - np.array(_known()["frames"][name])).max())
+    from vlaprune_bench.sim.libero import LiberoTask
+
+    with LiberoTask(suite, task, assets) as environment:
+        start = time.perf_counter()
+        frames = environment.reset(0).images
+        reset_s = time.perf_counter() - start
+        assert frames is not None
+        times = []
+        for look in (True, False) * 5:
+            start = time.perf_counter()
+            environment.step(np.zeros(7), look=look)
+            times.append(1000 * (time.perf_counter() - start))
+    step = float(np.median(times[1::2]))
+    pair = max(float(np.median(times[0::2])) - step, 0.0)
+    return frames[0], f"reset {reset_s:.1f} s, step {step:.0f} ms, both cameras {pair:.0f} ms"
+
+
+def _frame_finding(name: str, kind: str, frame: np.ndarray, speed: str) -> Finding:
+    """Compare a frame with the known one."""
+    import numpy as np
+
+    if frame.std() < 10:
+        return Finding("problem", f"{name}: the frame is blank ({speed})", "MUJOCO_GL=osmesa")
+    difference = float(np.abs(blocks(frame) - np.array(known_frames()[kind][name])).max())
+    level: Level = "ok" if difference <= TOLERANCE else "problem"
+    text = f"{name}: {difference:.1f} of 255 from the known frame of the {kind} assets; {speed}"
+    return Finding(level, text, f"pip install mujoco=={MUJOCO}, or another MUJOCO_GL")
 
 
 def blocks(frame: np.ndarray) -> np.ndarray:
@@ -245,13 +235,13 @@ def blocks(frame: np.ndarray) -> np.ndarray:
     return frame.mean(-1).reshape(16, 16, 16, 16).mean((1, 3))
 
 
-def _known() -> dict[str, Any]:
-    """Hash of the published asset set, and frames it shows under MuJoCo 3.3.2."""
-    import json
+def known_frames() -> dict[str, Any]:
+    """`blocks` of each probe ("SUITE task N", trial 0, settled) by kind of assets.
 
-    text = (files("vlaprune_bench.cli") / "known_frames.json").read_text()
-    found: dict[str, Any] = json.loads(text)
-    return found
+    Made by `scripts/make_known_frames.py` under the pinned MuJoCo.
+    """
+    path = files("vlaprune_bench.cli") / "known_frames.json"
+    return dict(json.loads(path.read_text()))
 
 
 def _hub() -> Iterator[Finding]:
@@ -285,25 +275,22 @@ def _disk() -> Iterator[Finding]:
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free / 2**30
         text = f"{free:.0f} GiB free for {title} ({folder})"
-        if free >= DISK_GIB:
-            yield Finding("ok", text)
-        else:
-            mend = "make room there, or set VLAPRUNE_CACHE and HF_HOME to another disk"
-            yield Finding("warning" if free > 1 else "problem", text, mend)
+        level: Level = "ok" if free >= DISK_GIB else "warning" if free > 1 else "problem"
+        mend = "make room there, or set VLAPRUNE_CACHE and HF_HOME to another disk"
+        yield Finding(level, text, mend)
 
 
 def _memory() -> Iterator[Finding]:
-    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * size / 2**30
-    free = pages * size / 2**30
-    if Path("/proc/meminfo").is_file():  # what the kernel would give, file caches included
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) / 2**20
+    """What the kernel would give, file caches included."""
+    table = Path("/proc/meminfo")
+    if not table.is_file():
+        yield Finding("ok", "this system does not say how much there is")
+        return
+    lines = dict(line.split(":", 1) for line in table.read_text().splitlines())
+    free, total = (int(lines[key].split()[0]) / 2**20 for key in ("MemAvailable", "MemTotal"))
+    level: Level = "ok" if free >= MEMORY_GIB else "warning"
     text = f"{free:.0f} of {total:.0f} GiB available"
-    if free >= MEMORY_GIB:
-        yield Finding("ok", text)
-    else:
-        yield Finding("warning", text, "end other programs, or run with one worker")
+    yield Finding(level, text, "end other programs, or run with one worker")
 
 
 def run(argv: list[str]) -> None:

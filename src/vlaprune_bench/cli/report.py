@@ -5,17 +5,20 @@
     vlaprune-report results/runs --format latex --table success paired > tables.tex
     vlaprune-report published
     vlaprune-report export results/runs episodes.parquet
+    vlaprune-report videos results/runs --left none --right adp --only lost
 
 Needs neither a GPU nor a simulator. Several tables of one CSV stand under `# name` lines; name one
-with --table for a plain file. A folder called published or export: write ./published.
+with --table for a plain file. A folder called as a command: write ./published.
 """
 
 from __future__ import annotations
 
+import shutil
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from vlaprune_bench.report.render import Table
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
+ONLY = ("all", "lost", "gained", "failed")
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,34 @@ class ExportOptions:
     """A folder that vlaprune-eval or vlaprune-sweep wrote."""
     file: Annotated[Path, tyro.conf.Positional]
     """The parquet file to write; the card is README.md in its folder."""
-    force: bool = field(default=False)
+    force: bool = False
     """Overwrite files that are there."""
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """Put two methods' videos of an episode side by side; the shorter holds its last frame."""
+
+    results: Annotated[Path, tyro.conf.Positional]
+    """A folder whose episodes ran with --video query or all."""
+    left: str = "none"
+    """A method, or the label of one of its cells, as "adp 0.5"."""
+    right: str = "adp"
+    """The same."""
+    suite: str | None = None
+    """Of this suite alone."""
+    task: int | None = None
+    """Of this task alone."""
+    trial: int | None = None
+    """Of this trial alone."""
+    only: str = "all"
+    """all; lost or gained: the left or the right alone solved it; failed: neither did."""
+    output: Path | None = None
+    """Where to write; by default the folder's _videos/pairs."""
+
+    def __post_init__(self) -> None:
+        if self.only not in ONLY:
+            raise UserError(f"--only is {self.only}{nearest(self.only, ONLY)}.")
 
 
 def check_format(value: str) -> None:
@@ -127,12 +157,8 @@ def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
             raise UserError(f"--table has {name}{nearest(name, known)}.")
     chosen = [table for table in tables if table.name in only or not only]
     if form == "terminal":
-        from rich.console import Console
-
-        console = Console(highlight=False)
-        for table in chosen:
-            for part in render.terminal(table, console.width):
-                console.print(part)
+        width = shutil.get_terminal_size().columns
+        print("\n".join(render.terminal(table, width) for table in chosen))
     elif form == "csv":
         for table in chosen:
             if len(chosen) > 1:
@@ -169,11 +195,31 @@ def export(options: ExportOptions) -> None:
     print(f"wrote {options.file} and {card}")
 
 
+def videos(options: VideoOptions) -> None:
+    """Write videos side by side."""
+    from vlaprune_bench.report.build import load
+    from vlaprune_bench.report.gallery import Wanted, find_cell, pair_videos
+
+    report = load(options.results)
+    left = find_cell(report, options.left, "--left")
+    right = find_cell(report, options.right, "--right")
+    wanted = Wanted(options.suite, options.task, options.trial, options.only)
+    folder = options.output or options.results / "_videos" / "pairs"
+    for path in pair_videos(report, left, right, wanted, folder):
+        print(f"wrote {path}")
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
+    "published": (PublishedOptions, published),
+    "export": (ExportOptions, export),
+    "videos": (VideoOptions, videos),
+}
+
+
 def run(argv: list[str]) -> None:
-    if argv[:1] == ["published"]:
-        published(tyro.cli(PublishedOptions, prog="vlaprune-report published", args=argv[1:]))
-    elif argv[:1] == ["export"]:
-        export(tyro.cli(ExportOptions, prog="vlaprune-report export", args=argv[1:]))
+    if argv and argv[0] in COMMANDS:
+        kind, act = COMMANDS[argv[0]]
+        act(tyro.cli(kind, prog=f"vlaprune-report {argv[0]}", args=argv[1:]))
     else:
         show(tyro.cli(ReportOptions, prog="vlaprune-report", description=__doc__, args=argv))
 

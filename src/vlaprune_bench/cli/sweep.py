@@ -11,9 +11,10 @@ The results folder is the state: the same command again goes on where the last o
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -21,6 +22,9 @@ from vlaprune_bench.cli import command
 from vlaprune_bench.config import nearest
 from vlaprune_bench.pruning import load_plugin
 from vlaprune_bench.types import UserError
+
+if TYPE_CHECKING:
+    from vlaprune_bench.sweep.ray import RayLauncher
 
 Action = Literal["plan", "run", "status", "retry-errors"]
 
@@ -53,15 +57,33 @@ class CommandLine:
     """float32, bfloat16, float16 or auto."""
     assets: str | None = None
     """Simulator assets: real, lite, a folder, or auto."""
+    workers: int | Literal["auto"] | None = None
+    """Simulator processes beside the policy's, or auto; 0: in its own process."""
+    batch: int | None = None
+    """Episodes a policy call may serve; latency is a claim only at 1."""
+    episode_timeout: float | None = None
+    """Seconds a simulator may be silent before its episode ends with status timeout."""
+    launcher: Literal["local", "ray"] = "local"
+    """Where episodes run: on this machine, or on a Ray cluster."""
+    address: str | None = None
+    """The Ray cluster's: auto (of this node), HOST:PORT, or local (this machine alone)."""
+    wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Mirror episode rows to Weights & Biases: one run per cell, grouped by the file's name."""
+    wandb_project: str | None = None
+    """Project name on Weights & Biases."""
+    wandb_entity: str | None = None
+    """User or team on Weights & Biases."""
 
     @property
     def overrides(self) -> dict[str, Any]:
         """Options of the evaluation that were given."""
-        own = ("action", "file", "smoke", "plugin")
+        own = ("action", "file", "smoke", "plugin", "launcher", "address")
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
         plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
         return {
-            k: list(v) if isinstance(v, tuple) else v for k, v in plain.items() if v is not None
+            k: list(v) if isinstance(v, tuple) else v
+            for k, v in plain.items()
+            if v is not None and v is not False
         }
 
 
@@ -106,8 +128,25 @@ def run(argv: list[str]) -> None:
         return
     from vlaprune_bench.sweep.run import run_sweep
 
-    command_line = ["vlaprune-sweep", *argv]
-    raise SystemExit(run_sweep(sweep, command_line, retry=asked.action == "retry-errors"))
+    with _launcher(asked) as launcher:
+        code = run_sweep(
+            sweep,
+            ["vlaprune-sweep", *argv],
+            retry=asked.action == "retry-errors",
+            launcher=launcher,
+        )
+    raise SystemExit(code)
+
+
+def _launcher(asked: CommandLine) -> AbstractContextManager[RayLauncher | None]:
+    """The cluster asked for, or None for this machine."""
+    if asked.launcher == "local":
+        if asked.address is not None:
+            raise UserError(f"--address is {asked.address}; it is read with --launcher ray alone.")
+        return nullcontext()
+    from vlaprune_bench.sweep.ray import RayLauncher
+
+    return RayLauncher(asked.address or "auto", asked.plugin)
 
 
 main = command(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlaprune_bench.policies.prismatic.cache import LayerCache
+    from vlaprune_bench.pruning.base import Pruner
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ class Memory:
     layout: TokenLayout
     seed: int
     """Of the episode; the seed of a call follows from it and the call's index alone."""
+    method: Pruner
+    """The pruning method of this episode, fitted to the model."""
     pruner: Any
-    """The pruning method's own memory."""
+    """The method's own memory."""
     call: int = 0
     """Calls made so far."""
     cache: LayerCache | None = None
@@ -61,6 +65,15 @@ class Memory:
     def call_seed(self) -> int:
         """Seed of the call about to be made."""
         return int(np.random.SeedSequence([self.seed, self.call]).generate_state(1)[0])
+
+
+@dataclass(frozen=True)
+class PolicyCall:
+    """One call of one episode; see `Policy.act`."""
+
+    memory: Memory
+    observation: Observation
+    eef_poses: np.ndarray
 
 
 class Policy(Protocol):
@@ -86,5 +99,24 @@ class Policy(Protocol):
 
         Raises:
             RuntimeError: the model gave NaN or infinity; the message names the call.
+        """
+        ...
+
+    def act_many(self, calls: Sequence[PolicyCall]) -> list[ActionChunk | Exception]:
+        """Calls of several episodes at once, computed together as far as their lengths allow.
+
+        Each is what `act` would make of it, up to the rounding of sums; its method may be another
+        than the other calls'. Its latency is that of all of them, by what they waited for.
+
+        Args:
+            calls: of different episodes.
+
+        Returns:
+            In the order of `calls`: what `act` returns, or what it would raise, which leaves the
+            other calls as they are.
+
+        Raises:
+            ValueError: two calls are of one episode.
+            Exception: whatever a computation for several calls raises, such as a full GPU.
         """
         ...

@@ -15,6 +15,7 @@ def call_measures(
     around_macs: int,
     timer: StageTimer,
     counted_flops: int | None,
+    batch_size: int,
 ) -> CallMeasures:
     """The measures of one call.
 
@@ -26,6 +27,7 @@ def call_measures(
             projectors, action head or token logits.
         timer: stopped.
         counted_flops: reading of torch's counter, where this call was sampled.
+        batch_size: calls computed together.
     """
     kept = list(range(layout.n_visual))
     if decoder.kept_V is not None:
@@ -43,6 +45,7 @@ def call_measures(
         total_flops=2 * macs,
         scoring_flops=2 * decoder.scoring_macs,
         counted_flops=counted_flops,
+        batch_size=batch_size,
         latency_total_ms=timer.total_ms,
         **{f"latency_{stage}_ms": ms for stage, ms in timer.ms.items()},
     )

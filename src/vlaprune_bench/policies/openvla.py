@@ -14,10 +14,12 @@ from torch import Tensor
 
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.forward import Prediction
+from vlaprune_bench.policies.prismatic.batch import Work
 from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.heads import ActionTokens
 from vlaprune_bench.policies.prismatic.run import Prefill
-from vlaprune_bench.policies.vla import Prediction, PrismaticVLA
+from vlaprune_bench.policies.vla import PrismaticVLA
 from vlaprune_bench.pruning.base import Pruner
 from vlaprune_bench.types import TokenLayout
 
@@ -46,7 +48,7 @@ class OpenVLA(PrismaticVLA):
 
     def _predict(
         self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
-    ) -> Prediction:
+    ) -> Work[Prediction]:
         timer.enter("decode")
         language_model = self.prismatic.language_model
         states = [prefill.hidden_BND[:, -1]]
@@ -54,7 +56,8 @@ class OpenVLA(PrismaticVLA):
         logits: list[Tensor] = []
         for index in range(layout.n_generated):
             if index:
-                states.append(decoder.step(language_model.embed(tokens[-1])))
+                state_1D = yield from decoder.stepping(language_model.embed(tokens[-1]))
+                states.append(state_1D)
             best_1, token_1 = language_model.lm_head(states[-1]).max(-1)
             tokens.append(token_1)
             logits.append(best_1)

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
+from vlaprune_bench.policies.forward import Prediction
 from vlaprune_bench.policies.normalize import EPSILON, Bounds, robot_state
+from vlaprune_bench.policies.prismatic.batch import Work
 from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.heads import ActionTokens, L1Head, ProprioProjector
 from vlaprune_bench.policies.prismatic.run import Prefill
-from vlaprune_bench.policies.vla import Prediction, PrismaticVLA
+from vlaprune_bench.policies.vla import PrismaticVLA
 from vlaprune_bench.pruning.base import Pruner
 from vlaprune_bench.types import Observation, TokenLayout
 
@@ -89,7 +91,8 @@ class OpenVLAOFT(PrismaticVLA):
 
     def _predict(
         self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
-    ) -> Prediction:
+    ) -> Work[Prediction]:
+        yield from ()  # no layer runs again
         timer.enter("head")
         # only patches leave, and they stand before the actions
         gone = layout.length - prefill.hidden_BND.shape[1]

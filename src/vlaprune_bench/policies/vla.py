@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from vlaprune_bench.measure.flops import count_flops
 from vlaprune_bench.measure.latency import StageTimer
-from vlaprune_bench.policies.base import Memory, PolicyInfo
+from vlaprune_bench.policies.base import Memory, PolicyCall, PolicyInfo
 from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
 from vlaprune_bench.policies.device import (
     check_attention,
@@ -21,9 +22,11 @@ from vlaprune_bench.policies.device import (
     choose_dtype,
     describe,
 )
+from vlaprune_bench.policies.forward import Acted, Forward, Inputs, Prediction
 from vlaprune_bench.policies.measures import call_measures
 from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
+from vlaprune_bench.policies.prismatic.batch import Patches, Work, alone, together
 from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
 from vlaprune_bench.policies.prismatic.run import Prefill
@@ -33,42 +36,6 @@ from vlaprune_bench.types import ActionChunk, Observation, Protocol, TokenLayout
 PROMPT = "In: What action should the robot take to {}?\nOut:"
 SUFFIX_TOKEN = 29871
 """Llama 2's token of a lone space, which prompts end with in training."""
-
-
-@dataclass
-class Inputs:
-    """What a call feeds to the networks, beside the prompt."""
-
-    frames_NCHW: Tensor
-    """(cameras, 3, size, size) float32, 0 to 255."""
-    pixels_1CHW: Tensor
-    """The frames as `pixel_values` gives them."""
-    proprio: np.ndarray | None = None
-    """(8,) normalised robot state, where the policy takes one."""
-
-
-@dataclass
-class Prediction:
-    """What came after the prefill."""
-
-    actions: np.ndarray
-    """(chunk, action_dim) float64, normalised; NaN where the network gave no finite number."""
-    hidden_BAD: Tensor
-    """(1, action tokens, width): the states that predict the actions."""
-    head_macs: int
-    """Of the action head or the token logits."""
-    tokens_A: Tensor | None = None
-    """(action tokens,) int64 predicted ids, where actions are tokens."""
-
-
-@dataclass
-class Forward:
-    """What one pass through the networks gave."""
-
-    patches_BVD: Tensor
-    prefill: Prefill
-    prediction: Prediction
-    decoder: CallDecoder
 
 
 class PrismaticVLA(ABC):
@@ -135,7 +102,7 @@ class PrismaticVLA(ABC):
 
     @property
     def pruner(self) -> Pruner:
-        """The method, fitted to this model.
+        """The method that the next episodes start with, fitted to this model.
 
         Raises:
             UserError: on assignment, of one that does not fit.
@@ -163,7 +130,7 @@ class PrismaticVLA(ABC):
     @abstractmethod
     def _predict(
         self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
-    ) -> Prediction:
+    ) -> Work[Prediction]:
         """From the prefill's states to actions; enters the stages "decode" and "head"."""
 
     def _proprio(self, observation: Observation) -> np.ndarray | None:
@@ -189,49 +156,105 @@ class PrismaticVLA(ABC):
         if prompt[-1] != suffix:
             prompt = [*prompt, suffix]
         ids_T = torch.tensor(prompt, device=self.device)
-        return Memory(ids_T, self._layout(len(prompt)), seed, self.pruner.start())
+        layout, method = self._layout(len(prompt)), self.pruner
+        return Memory(ids_T, layout, seed, method, method.start())
 
-    @torch.inference_mode()
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
         """One policy call; see `Policy.act`.
 
         A sampled call (`count_every`) is repeated under torch's FLOP counter after it was timed,
         on a copy of the method's memory: its latency and its effect are those of any other call.
         """
+        (answer,) = self.act_many([PolicyCall(memory, observation, eef_poses)])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @torch.inference_mode()
+    def act_many(self, calls: Sequence[PolicyCall]) -> list[ActionChunk | Exception]:
+        """Calls of several episodes; see `Policy.act_many`.
+
+        Sampled calls are repeated one by one, after all were timed.
+        """
+        if len({id(call.memory) for call in calls}) < len(calls):
+            raise ValueError("two calls of one episode cannot be made at once")
+        before = [self._copy_if_sampled(call.memory) for call in calls]
+        timer = StageTimer(self.device)
+        # one call enters its stages itself; of several, whoever goes on may find another's
+        enter = timer.enter if len(calls) > 1 else lambda _: None
+        results, batch_size = together([self._acting(call, timer) for call in calls], enter)
+        timer.stop()
+        answers: list[ActionChunk | Exception] = []
+        for call, copied, acted in zip(calls, before, results, strict=True):
+            if isinstance(acted, Exception):
+                answers.append(acted)
+                continue
+            try:
+                counted = self._count(copied, acted.inputs, call.eef_poses) if copied else None
+            except Exception as error:  # noqa: BLE001 - the answer to this call; the others go on
+                answers.append(error)
+                continue
+            answers.append(self._finish(call.memory, acted, timer, counted, batch_size))
+        return answers
+
+    def _acting(self, call: PolicyCall, timer: StageTimer) -> Work[Acted]:
+        """From an observation to actions.
+
+        Raises:
+            RuntimeError: they are not finite.
+        """
+        memory, observation = call.memory, call.observation
         if observation.images is None or len(observation.images) < self.cameras:
             raise ValueError(f"the policy needs the images of {self.cameras} cameras")
-        sampled = self.count_every > 0 and memory.call % self.count_every == 0
-        untouched = copy.deepcopy(memory.pruner) if sampled else None
-
-        timer = StageTimer(self.device)
         size = self.prismatic.vision_backbone.image_size
         images = observation.images[: self.cameras]
         frames = prepare_frames(images, self.protocol, size, self.device)
         inputs = Inputs(frames, pixel_values(frames, self.dtype), self._proprio(observation))
-        result = self.forward(memory, memory.pruner, inputs, eef_poses, timer)
+        result = yield from self._forward(memory, memory.pruner, inputs, call.eef_poses, timer)
         timer.enter("head")
         actions = to_gripper_command(self.action_bounds.unnormalize(result.prediction.actions))
-        timer.stop()
         if not np.isfinite(actions).all():
             raise RuntimeError(f"policy call {memory.call} gave actions that are not finite")
+        return Acted(inputs, result, actions)
 
-        counted = None
-        if sampled:
-            with count_flops() as counter:
-                self.forward(memory, untouched, inputs, eef_poses, StageTimer(self.device))
-            counted = counter.get_total_flops()
+    def _copy_if_sampled(self, memory: Memory) -> Memory | None:
+        """The memory with a copy of the method's own, where the call is to be counted."""
+        if self.count_every == 0 or memory.call % self.count_every:
+            return None
+        return replace(memory, pruner=copy.deepcopy(memory.pruner))
+
+    def _count(self, memory: Memory, inputs: Inputs, eef_poses: np.ndarray) -> int:
+        """FLOP of a call by torch's counter."""
+        with count_flops() as counter:
+            self.forward(memory, memory.pruner, inputs, eef_poses, StageTimer(self.device))
+        return counter.get_total_flops()
+
+    def _finish(
+        self,
+        memory: Memory,
+        acted: Acted,
+        timer: StageTimer,
+        counted_flops: int | None,
+        batch_size: int,
+    ) -> ActionChunk:
+        """Remember the call, and say what it cost."""
+        decoder, prediction = acted.forward.decoder, acted.forward.prediction
         memory.call += 1
-        if self.pruner.keeps_cache:
-            memory.cache = result.decoder.cache.cut(memory.layout.length)
+        if memory.method.keeps_cache:
+            memory.cache = decoder.cache.cut(memory.layout.length)
         around_macs = (
-            self.prismatic.patch_macs(self.cameras)
-            + self._input_macs()
-            + result.prediction.head_macs
+            self.prismatic.patch_macs(self.cameras) + self._input_macs() + prediction.head_macs
         )
         measures = call_measures(
-            memory.layout, result.decoder, result.prefill, around_macs, timer, counted
+            memory.layout,
+            decoder,
+            acted.forward.prefill,
+            around_macs,
+            timer,
+            counted_flops,
+            batch_size,
         )
-        return ActionChunk(actions=actions, measures=measures)
+        return ActionChunk(actions=acted.actions, measures=measures)
 
     def forward(
         self,
@@ -250,13 +273,24 @@ class PrismaticVLA(ABC):
             eef_poses: see `act`.
             timer: told about the stages. Embeddings and proprio count as "vision".
         """
+        return alone(self._forward(memory, pruner_memory, inputs, eef_poses, timer))
+
+    def _forward(
+        self,
+        memory: Memory,
+        pruner_memory: Any,
+        inputs: Inputs,
+        eef_poses: np.ndarray,
+        timer: StageTimer,
+    ) -> Work[Forward]:
+        """See `forward`."""
         timer.enter("vision")
-        layout, language_model, pruner = memory.layout, self.prismatic.language_model, self.pruner
+        layout, language_model, pruner = memory.layout, self.prismatic.language_model, memory.method
         proprio_P = None
         if inputs.proprio is not None:
             # before the towers: a copy to a GPU waits for the work launched before it
             proprio_P = torch.as_tensor(inputs.proprio, dtype=self.dtype, device=self.device)
-        patches_BVD = self.prismatic.patches(inputs.pixels_1CHW)
+        patches_BVD = yield Patches(self.prismatic, inputs.pixels_1CHW)
         prompt_TD = language_model.embed(memory.prompt_T)
         sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], proprio_P)
         decoder = CallDecoder(
@@ -289,8 +323,8 @@ class PrismaticVLA(ABC):
             return chosen
 
         timer.enter("prefill")
-        prefill = decoder.prefill(select, pruner.layers, pruner.renumber_positions)
-        prediction = self._predict(decoder, prefill, layout, timer)
+        prefill = yield from decoder.prefilling(select, pruner.layers, pruner.renumber_positions)
+        prediction = yield from self._predict(decoder, prefill, layout, timer)
         timer.enter("scoring")
         pruner.finish(context(decoder.n_layers), pruner_memory)
         return Forward(patches_BVD, prefill, prediction, decoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
@@ -24,6 +24,9 @@ class Adp(Static):
 
     gate: MotionGate = MotionGate()
     """When to prune."""
+
+    def without_unread(self) -> Adp:
+        return replace(self, gate=self.gate.without_unread(self.reading))
 
     def start(self) -> GateMemory:
         return GateMemory()

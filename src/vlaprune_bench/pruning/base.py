@@ -15,7 +15,7 @@ Adding one is adding one file to this folder (or passing `--plugin FILE`):
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -134,6 +134,13 @@ class Pruner(draccus.ChoiceRegistry):
     def keep_ratio(self) -> float | None:
         """Fraction of visual tokens that stay in a pruned call; None: no such option."""
         return None
+
+    def without_unread(self) -> Pruner:
+        """The method with options at their defaults that nothing reads because of what others say:
+        it does the same. A sweep runs cells once that are equal by this."""
+        inner = {f.name: getattr(self, f.name) for f in fields(self)}
+        changes = {k: v.without_unread() for k, v in inner.items() if isinstance(v, Pruner)}
+        return replace(self, **changes)
 
     def start(self) -> Any:
         """Fresh memory for one episode: many episodes may share one pruner."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -92,6 +92,26 @@ class MotionGate:
                 flag = name.replace("_", "-")
                 raise UserError(f"--{flag} is {getattr(self, name)}; it must be at least 0.")
 
+    def without_unread(self, reading: str) -> MotionGate:
+        """This gate with options at their defaults that `measure` and `_rule` do not read because
+        of what others say: it decides the same."""
+        unread = {"min_delta_pos"} if self._displacement(reading) == "net" else set()
+        if self.lever_arm == 0:
+            unread.add("min_delta_rot")
+        if self.rule == "avg":
+            unread.add("lookback")
+        one_window = self.rule == "avg" or self.lookback == 1
+        if one_window and self.hysteresis_up == self.hysteresis_down == 0:
+            unread.add("hold_last_state")  # one threshold: nothing is between
+        defaults = {f.name: f.default for f in fields(self) if f.default is not MISSING}
+        changes: dict[str, Any] = {name: defaults[name] for name in unread}
+        return replace(self, displacement=self._displacement(reading), **changes)
+
+    def _displacement(self, reading: str) -> Literal["arc_sum", "net"]:
+        if self.displacement == "reading":
+            return "arc_sum" if reading == "paper" else "net"
+        return self.displacement
+
     def measure(self, poses: np.ndarray, reading: str) -> float:
         """Displacement of one window.
 
@@ -103,9 +123,7 @@ class MotionGate:
         Returns:
             Metres.
         """
-        kind = self.displacement
-        if kind == "reading":
-            kind = "arc_sum" if reading == "paper" else "net"
+        kind = self._displacement(reading)
         if kind == "net":
             poses = poses[[0, -1]]
         distances = np.linalg.norm(np.diff(poses[:, :3], axis=0), axis=1)

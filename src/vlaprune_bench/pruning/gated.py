@@ -14,6 +14,9 @@ from vlaprune_bench.types import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+READING = "paper"
+"""Whose reading of the gate this is."""
+
 
 @dataclass
 class GatedMemory:
@@ -70,12 +73,16 @@ class Gated(Pruner):
     def fit(self, n_layers: int) -> Gated:
         return replace(self, inner=self.inner.fit(n_layers))
 
+    def without_unread(self) -> Gated:
+        gate = self.gate.without_unread(READING)
+        return replace(self, inner=self.inner.without_unread(), gate=gate)
+
     def start(self) -> GatedMemory:
         return GatedMemory(self.inner.start())
 
     def select(self, context: PruneContext, memory: GatedMemory) -> Tensor | Selection | None:
         if context.layer == self.layers[0]:
-            self.gate.decide(memory.gate, context.eef_poses, "paper")
+            self.gate.decide(memory.gate, context.eef_poses, READING)
         return self.inner.select(context, memory.inner) if memory.gate.state else None
 
     def finish(self, context: PruneContext, memory: GatedMemory) -> None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 STAGES = ("preprocess", "vision", "scoring", "prefill", "decode", "head")
 """Parts of a call that are timed, in the order they run."""
-MOTION = "eef_displacement"
-"""Column of end-effector path since the call before, metres; drawn where rows have it."""
+LATENCIES = [f"latency_{stage}_ms" for stage in ("total", *STAGES)]
+"""Columns of the whole call and of its parts."""
 
 
 def read_calls(
@@ -87,24 +87,27 @@ def _part(path: Path, wanted: pa.Schema, episode_ids: Collection[str] | None) ->
 
 
 def measured_calls(folder: Path, episodes: pd.DataFrame) -> pd.DataFrame:
-    """What tables and pictures need of every call, with its cell.
+    """What tables and pictures need of every call whose episode is known, with its cell.
 
     Args:
         folder: a results folder.
         episodes: with columns `cell`, `device` and `batch_size`.
 
     Returns:
-        Columns episode_id, call, step, warmup, pruned, visual_tokens_kept, `latency_*_ms` of every
-        stage and of the total, `MOTION` where it was recorded, and cell, device, batch_size.
+        Columns episode_id, call, step, warmup, visual_tokens_kept, batch_size (of the call; where
+        the file is older than that column, the episode's), `LATENCIES`, cell and device.
     """
-    names = ["call", "step", "warmup", "pruned", "visual_tokens_kept"]
-    names += [f"latency_{stage}_ms" for stage in (*STAGES, "total")]
-    names += [MOTION] if MOTION in CallRow.__dataclass_fields__ else []
+    import pandas as pd
+
+    names = ["call", "step", "warmup", "visual_tokens_kept", "batch_size", *LATENCIES]
     calls = read_calls(folder, names)
     columns = ["cell", "device", "batch_size"]
     known = episodes.drop_duplicates("episode_id").set_index("episode_id")[columns]
     known = known.assign(device=known.device.astype("category"))
-    categories = calls.episode_id.cat.categories
-    calls = calls[calls.episode_id.isin(categories[categories.isin(known.index)])]
-    place = known.index.get_indexer(categories)[calls.episode_id.cat.codes.to_numpy()]
-    return calls.assign(**{name: known[name].array[place] for name in columns})
+    place = known.index.get_indexer(calls.episode_id.cat.categories)
+    place = place[calls.episode_id.cat.codes.to_numpy()]
+    if (place < 0).any():
+        calls, place = calls[place >= 0], place[place >= 0]
+    found = {name: known[name].array[place] for name in columns}
+    found["batch_size"] = calls.batch_size.fillna(pd.Series(found["batch_size"], calls.index))
+    return calls.assign(**found)

@@ -128,9 +128,10 @@ def _latency(episodes: pd.DataFrame) -> Iterator[str]:
 
 
 def _runs(results: Results) -> Iterator[str]:
-    empty = sorted(set(results.runs) - set(results.episodes.run_id))
+    ran = set(results.episodes.run_id.unique())
+    empty = sorted(set(results.runs) - ran)
     if empty:
         yield f"runs with a configuration and no episode: {_some(empty)}"
-    unknown = sorted(set(results.episodes.run_id) - set(results.runs))
+    unknown = sorted(ran - set(results.runs))
     if unknown:
         yield f"the configuration of these runs is not in the folder: {_some(unknown)}"

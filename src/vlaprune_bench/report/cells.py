@@ -24,6 +24,8 @@ SETTING = ("policy", "checkpoint", "assets", "protocol", "budget", "dtype", "att
 """What must agree before two methods are compared."""
 PAIR = ["suite", "task", "trial", "seed"]
 """What makes two episodes of one setting the same episode."""
+DECISIONS = ["success", "steps", "calls", "pruned_call_fraction", "visual_tokens_kept_mean"]
+"""Columns of an episode that agree where all decisions do."""
 TITLES = {name: name.removeprefix("libero_").capitalize() for name in SUITES}
 TITLES["libero_10"] = "Long"
 
@@ -55,7 +57,8 @@ class Results:
 
     folder: Path
     episodes: pd.DataFrame
-    """As `load_results` gives them, with columns `budget`, `family` and `cell` added."""
+    """As `load_results` gives them, with columns `budget`, `family`, `cell` and `pair` (a number
+    for what `PAIR` tells apart) added."""
     cells: list[Cell]
     runs: dict[str, str] = field(default_factory=dict)
     """Text of each `_runs/<run_id>.yaml`: command and configuration."""
@@ -66,9 +69,24 @@ class Results:
         return {int(str(index)): group for index, group in self.episodes.groupby("cell")}
 
     @cached_property
+    def finished(self) -> dict[int, pd.DataFrame]:
+        """Episodes with status ok by index of their cell, each once (the first, where two runs
+        measured the same), indexed by `pair`; with a column `outcome`, equal where `DECISIONS` are.
+        """
+        import pandas as pd
+
+        ok = self.episodes[self.episodes.status == "ok"].drop_duplicates(["cell", "pair"])
+        ok = ok[["cell", "pair", *PAIR, "episode_id", "scene_hash", *DECISIONS]]
+        ok = ok.astype({"success": bool}).set_index("pair")
+        numbers = ok[DECISIONS].astype(float)
+        ok["outcome"] = pd.util.hash_pandas_object(numbers, index=False).to_numpy()
+        groups = {int(str(index)): group for index, group in ok.groupby("cell")}
+        return {cell.index: groups.get(cell.index, ok.iloc[:0]) for cell in self.cells}
+
+    @cached_property
     def suites(self) -> list[str]:
         """The suites there are, in LIBERO's order."""
-        present = set(self.episodes.suite)
+        present = set(self.episodes.suite.unique())
         return [suite for suite in SUITES if suite in present] + sorted(present - set(SUITES))
 
     @cached_property
@@ -78,6 +96,18 @@ class Results:
 
     def episodes_of(self, cell: Cell) -> pd.DataFrame:
         return self.groups[cell.index]
+
+    def shared(self, one: Cell, other: Cell, suffix: str) -> pd.DataFrame:
+        """Episodes that both cells finished.
+
+        Returns:
+            Columns of `PAIR`; success (bool), episode_id and scene_hash of `one`, and the same of
+            `other` with the suffix.
+        """
+        columns = ["success", "episode_id", "scene_hash"]
+        own = self.finished[one.index][[*PAIR, *columns]]
+        theirs = self.finished[other.index][columns]
+        return own.merge(theirs, left_index=True, right_index=True, suffixes=("", suffix))
 
     def baseline(self, cell: Cell) -> Cell | None:
         """The cell of `none` in the same setting, where there is one."""
@@ -119,6 +149,7 @@ def gather(
     kinds = episodes[columns].assign(number=number).drop_duplicates("number")
     made = [_cell(dict(zip(columns, row, strict=False))) for row in kinds.itertuples(index=False)]
     order = sorted(range(len(made)), key=lambda k: _rank(made[k]))
+    episodes["pair"] = episodes.groupby(PAIR).ngroup()
     episodes["cell"] = number.map({int(kinds.number.iloc[k]): i for i, k in enumerate(order)})
     return Results(folder, episodes, _name([made[k] for k in order]), runs or {})
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from vlaprune_bench.report.build import Report
-from vlaprune_bench.report.calls import MOTION, STAGES
+from vlaprune_bench.report.calls import LATENCIES, STAGES, read_calls
 from vlaprune_bench.report.cells import TITLES, Cell
 from vlaprune_bench.report.stats import Rate
 from vlaprune_bench.report.sweeps import Axis, value_of
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 TIMELINES = 12
 """Episodes whose gate is drawn, at most."""
+MOTION = "eef_displacement"
+CONTROL_HZ = 20
 WRAP = 40
 """Where the names of tasks break, characters."""
 BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -203,8 +208,7 @@ def _timelines(report: Report) -> list[Chart]:
     results = report.results
     mixed = results.episodes[results.episodes.pruned_call_fraction.between(0, 1, "neither")]
     chosen = mixed.groupby("cell").head(2).head(TIMELINES)
-    calls = report.overview.calls
-    calls = calls[calls.episode_id.isin(chosen.episode_id)]
+    calls = read_calls(results.folder, ["call", "step", "pruned", MOTION], set(chosen.episode_id))
     made = []
     for row in chosen.itertuples():
         own = calls[calls.episode_id == row.episode_id].sort_values("call")
@@ -216,32 +220,21 @@ def _timelines(report: Report) -> list[Chart]:
 
 
 def timeline(name: str, variant: str, calls: pd.DataFrame, steps: int) -> Chart:
-    """Pruned windows and end-effector speed over one episode.
+    """Pruned windows and the mean speed of the end effector in each.
 
     Args:
         name: of the file.
         variant: says which episode it is.
-        calls: of the episode, in order.
+        calls: of the episode, in order; with columns step, pruned and `MOTION`.
         steps: control steps the episode took.
     """
-    ends = [*calls.step[1:].tolist(), steps]
-    x = [*calls.step.tolist(), steps]
-
-    def held(values: list[float]) -> list[float]:
-        return [*values, values[-1]] if values else []
-
-    series = [Series("pruned", x if len(calls) else [], held(calls.pruned.astype(float).tolist()))]
-    right_title = "visual tokens kept"
-    tokens = calls.visual_tokens_kept.tolist()
-    if MOTION in calls and calls[MOTION].notna().any():
-        # a call's displacement was made in the window before it
-        moved = calls[MOTION].shift(-1).tolist()
-        spans = [end - start for start, end in zip(calls.step, ends, strict=True)]
-        speed = [20 * 100 * m / n if n else math.nan for m, n in zip(moved, spans, strict=True)]
-        series.append(Series("end-effector speed", x, held(speed), right=True))
-        right_title = "speed, cm/s"
-    elif tokens:
-        series.append(Series("visual tokens kept", x, held(tokens), right=True))
+    edges = [*calls.step.tolist(), steps] if len(calls) else []
+    pruned, moved = (calls[column].astype(float).tolist() for column in ("pruned", MOTION))
+    times = [(end - start) / CONTROL_HZ for start, end in pairwise(edges)]
+    speed = [100 * m / t if t else math.nan for m, t in zip(moved, times, strict=True)]
+    series = [Series("pruned", edges, pruned + pruned[-1:])]
+    if not all(math.isnan(value) for value in speed):
+        series.append(Series("end-effector speed", edges, speed + speed[-1:], right=True))
     return Chart(
         name,
         "Gate over an episode",
@@ -250,7 +243,8 @@ def timeline(name: str, variant: str, calls: pd.DataFrame, steps: int) -> Chart:
         "control step",
         "pruned window (1: yes)",
         series,
-        right_title,
+        "speed, cm/s",
+        note="Speed: path of the end effector over its time, window by window.",
     )
 
 
@@ -258,48 +252,32 @@ def _tokens(report: Report) -> list[Chart]:
     """Visual tokens kept over an episode, the mean of those still running."""
     means = report.overview.calls.groupby(["cell", "call"])[["step", "visual_tokens_kept"]].mean()
     series = []
-    for cell in report.results.cells:
-        if cell.index in means.index.get_level_values(0):
-            own = means.loc[cell.index]
-            label = full_label(report, cell)
-            series.append(Series(label, own.step.tolist(), own.visual_tokens_kept.tolist()))
-    return [
-        Chart(
-            "tokens",
-            "Visual tokens kept over an episode",
-            "",
-            "lines",
-            "control step",
-            "visual tokens",
-            series,
-            note="Mean over the episodes that are still running at that call.",
-        )
-    ]
+    for index in means.index.unique("cell"):
+        own = means.loc[index]
+        label = full_label(report, report.results.cells[index])
+        series.append(Series(label, own.step.tolist(), own.visual_tokens_kept.tolist()))
+    title = "Visual tokens kept over an episode"
+    note = "Mean over the episodes that are still running at that call."
+    axes = ("control step", "visual tokens")
+    return [Chart("tokens", title, "", "lines", *axes, series, note=note)]
 
 
 def _latency(report: Report) -> list[Chart]:
     """How long calls take, in all and by stage."""
     latencies = report.overview.latencies
+    devices = sorted({device for _, device in latencies})
+    title = "Latency of a call by stage"
+    note = "Median, quartiles, and 5th to 95th percentile; warm-up calls left out."
     made = []
-    for device in sorted({device for _, device in latencies}):
+    for device in devices:
         keys = [key for key in sorted(latencies) if key[1] == device]
         labels = [full_label(report, report.results.cells[index]) for index, _ in keys]
+        quantiles = [np.quantile(latencies[key][LATENCIES], BOX, axis=0) for key in keys]
         series = []
-        for stage in ("total", *STAGES):
-            quantiles = [latencies[k][f"latency_{stage}_ms"].quantile(list(BOX)) for k in keys]
-            boxes = [tuple(float(v) for v in q) for q in quantiles]
+        for k, stage in enumerate(("total", *STAGES)):
+            boxes = [tuple(float(v) for v in found[:, k]) for found in quantiles]
             if stage == "total" or any(box[-1] > 0 for box in boxes):
                 series.append(Series(stage, labels, [b[2] for b in boxes], boxes=boxes))
-        made.append(
-            Chart(
-                _name("latency", device if len({d for _, d in latencies}) > 1 else ""),
-                "Latency of a call by stage",
-                device,
-                "boxes",
-                "",
-                "ms (batch 1)",
-                series,
-                note="Median, quartiles, and 5th to 95th percentile; warm-up calls left out.",
-            )
-        )
+        name = _name("latency", device if len(devices) > 1 else "")
+        made.append(Chart(name, title, device, "boxes", "", "ms (batch 1)", series, note=note))
     return made

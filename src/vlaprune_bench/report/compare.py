@@ -57,17 +57,11 @@ def pairs(results: Results) -> list[Pairs]:
         base = results.baseline(cell)
         if base is None or base is cell:
             continue
-        own, none = (_finished(results.episodes_of(c)) for c in (cell, base))
-        frame = own.merge(none, on=PAIR, suffixes=("", "_none"))
+        frame = results.shared(cell, base, "_none")
         differ = int((frame.scene_hash != frame.scene_hash_none).sum())
-        found.append(Pairs(cell, frame, len(own) - len(frame), differ))
+        unpaired = len(results.finished[cell.index]) - len(frame)
+        found.append(Pairs(cell, frame, unpaired, differ))
     return found
-
-
-def _finished(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Finished episodes, each once (the first, where two runs measured the same)."""
-    ok = episodes[episodes.status == "ok"].drop_duplicates(PAIR)
-    return ok[[*PAIR, "episode_id", "scene_hash"]].assign(success=ok.success.astype(bool))
 
 
 def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
@@ -160,7 +154,7 @@ def trials_table(results: Results, found: list[Pairs]) -> Table:
     for cell in results.cells:
         if cell.method != "none":
             continue
-        ok = _finished(results.episodes_of(cell))
+        ok = results.finished[cell.index]
         base = rate(int(ok.success.sum()), len(ok))
         own = [pair for pair in found if pair.cell.setting == cell.setting and len(pair.frame)]
         total = sum(len(pair.frame) for pair in own)

@@ -70,8 +70,8 @@ def card(report: Report, name: str) -> str:
         "# Rollouts of pruned VLA policies in LIBERO",
         "",
         f"{len(episodes)} episodes of {len(report.results.cells)} configurations in "
-        f"{', '.join(report.results.suites)}, run from {min(episodes.started_at)} to "
-        f"{max(episodes.started_at)} with vlaprune-bench. One row per episode of `{name}`.",
+        f"{', '.join(report.results.suites)}, run from {episodes.started_at.min()} to "
+        f"{episodes.started_at.max()} with vlaprune-bench. One row per episode of `{name}`.",
         "",
     ]
     if report.warnings:

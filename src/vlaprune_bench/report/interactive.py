@@ -23,12 +23,10 @@ def plotly(chart: Chart) -> dict[str, Any]:
         layout["boxmode"] = "group"
     if chart.kind == "steps":
         layout["yaxis"] |= {"range": [0, 1.02], "tickvals": [0, 1]}
-        layout["yaxis2"] = {
-            "title": {"text": chart.right_title},
-            "overlaying": "y",
-            "side": "right",
-        }
-        layout["yaxis2"] |= {"rangemode": "tozero", "showgrid": False, "automargin": True}
+        if any(series.right for series in chart.series):
+            title = {"title": {"text": chart.right_title}, "overlaying": "y", "side": "right"}
+            how = {"rangemode": "tozero", "showgrid": False, "automargin": True}
+            layout["yaxis2"] = title | how
     if any(isinstance(x, str) for series in chart.series for x in series.x):
         layout["xaxis"]["type"] = "category"
     return {"data": draw(chart), "layout": layout}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vlaprune_bench.report.calls import measured_calls
+from vlaprune_bench.report.calls import LATENCIES, measured_calls
 from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
 from vlaprune_bench.report.render import Column, Table
 from vlaprune_bench.report.stats import average, rate
@@ -50,15 +50,6 @@ def identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def by_task(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Successes and trials (episodes with status ok) by suite and task."""
-    ok = episodes[episodes.status == "ok"]
-    success = ok[["suite", "task"]].assign(success=ok.success.astype(bool))
-    return success.groupby(["suite", "task"]).agg(
-        successes=("success", "sum"), trials=("success", "size")
-    )
-
-
 class Overview:
     """What the tables and pictures of one folder share, worked out once."""
 
@@ -71,16 +62,31 @@ class Overview:
         return measured_calls(self.results.folder, self.results.episodes)
 
     @cached_property
+    def by_task(self) -> dict[tuple[int, str], pd.DataFrame]:
+        """Successes and trials (episodes with status ok) by task, of each cell and suite."""
+        episodes = self.results.episodes
+        ok = episodes[episodes.status == "ok"]
+        success = ok[["cell", "suite", "task"]].assign(success=ok.success.astype(bool))
+        counts = success.groupby(["cell", "suite", "task"]).success.agg(["sum", "size"])
+        counts = counts.set_axis(["successes", "trials"], axis=1).reset_index()
+        return {
+            (int(str(key[0])), str(key[1])): group.set_index("task")
+            for key, group in counts.groupby(["cell", "suite"])
+        }
+
+    @cached_property
     def absent(self) -> list[int]:
         """Missing episodes of each cell."""
         return missing(self.results)
 
     @cached_property
     def latencies(self) -> dict[tuple[int, str], pd.DataFrame]:
-        """Calls without warm-up at batch 1, by cell and device."""
+        """Latencies of calls without warm-up at batch 1, by cell and device."""
         calls = self.calls
-        steady = calls[~calls.warmup.astype(bool) & (calls.batch_size == 1)]
-        groups = steady.groupby(["cell", "device"], observed=True)
+        steady = ~calls.warmup.astype(bool) & (calls.batch_size == 1)
+        groups = calls.loc[steady, ["cell", "device", *LATENCIES]].groupby(
+            ["cell", "device"], observed=True
+        )
         return {(int(str(key[0])), str(key[1])): group for key, group in groups}
 
     @cached_property
@@ -90,12 +96,11 @@ class Overview:
         rows = []
         for cell in results.cells:
             episodes = results.episodes_of(cell)
-            tasks = by_task(episodes)
             row = identity(cell)
             arrays = []
             for suite in results.suites:
-                if suite in tasks.index.get_level_values(0):
-                    own = tasks.loc[suite]
+                own = self.by_task.get((cell.index, suite))
+                if own is not None:
                     row[suite] = rate(int(own.successes.sum()), int(own.trials.sum()))
                     arrays.append((own.successes.to_numpy(), own.trials.to_numpy()))
             if len(arrays) == len(results.suites):
@@ -183,10 +188,9 @@ class Overview:
             key=lambda key: (results.suites.index(key[0]), key[1]),
         ):
             rows[suite, task] = {"suite": TITLES.get(suite, suite), "task": task, "name": name}
-        for cell in results.cells:
-            for key, own in by_task(results.episodes_of(cell)).iterrows():
-                suite, task = key  # type: ignore[misc]
-                rows[suite, task][f"c{cell.index}"] = rate(int(own.successes), int(own.trials))
+        for (index, suite), counts in self.by_task.items():
+            for task, successes, trials in counts[["successes", "trials"]].itertuples():
+                rows[suite, task][f"c{index}"] = rate(successes, trials)
         columns = [Column("suite", "suite", leading=True)]
         columns.append(Column("task", "task", "count", leading=True))
         columns.append(Column("name", "name", leading=True))
@@ -225,19 +229,20 @@ def missing(results: Results) -> list[int]:
     Expected are those that its runs' configurations name and those that any cell of the same
     setting has.
     """
-    have: list[set[tuple[Any, ...]]] = []
-    asked: list[set[tuple[Any, ...]]] = []
-    plans = {run: plan(text) for run, text in results.runs.items()}
+    known = results.episodes[["pair", *PAIR]].drop_duplicates("pair")
+    numbers = {tuple(key): number for number, *key in known.itertuples(index=False, name=None)}
+    plans = {
+        run: {numbers.get(key, key) for key in plan(text)} for run, text in results.runs.items()
+    }
+    have: list[set[Any]] = []
+    seen: dict[str, set[Any]] = {}
     for cell in results.cells:
-        episodes = results.episodes_of(cell)
-        have.append(set(episodes[PAIR].itertuples(index=False, name=None)))
-        asked.append(set().union(*(plans.get(run, set()) for run in episodes.run_id.unique())))
+        have.append(set(results.episodes_of(cell).pair))
+        seen.setdefault(repr(cell.setting), set()).update(have[-1])
     counts = []
     for cell in results.cells:
-        expected = asked[cell.index].copy()
-        for other in results.cells:
-            if other.setting == cell.setting:
-                expected |= have[other.index]
+        runs = results.episodes_of(cell).run_id.unique()
+        expected = seen[repr(cell.setting)].union(*(plans.get(run, ()) for run in runs))
         counts.append(len(expected - have[cell.index]))
     return counts
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import json
 import math
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from vlaprune_bench.report.build import Report
 from vlaprune_bench.report.caveats import versions
 from vlaprune_bench.report.cells import TITLES, Results
 from vlaprune_bench.report.charts import Chart, charts, full_label
+from vlaprune_bench.report.gallery import links, partners
 from vlaprune_bench.report.interactive import plotly
 from vlaprune_bench.report.published import published_tables
 from vlaprune_bench.report.render import Column, show
@@ -65,6 +65,7 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
     environment.filters["cell"] = table_cell
     template = environment.from_string((here / "page.html.j2").read_text())
     overview = report.overview
+    data = episode_data(report, folder)
     return template.render(
         title=results.folder.absolute().name or "results",
         shared=overview.shared.removeprefix(": "),
@@ -81,7 +82,8 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         hardware=_hardware(results.episodes),
         versions=versions(results.episodes),
         groups=_groups(charts(report)),
-        data=_script(episode_data(report, folder)),
+        films=bool(data["videos"]),
+        data=_script(data),
         css=(here / "page.css").read_text(),
         js=(here / "page.js").read_text(),
         plotly=get_plotlyjs().replace("</script", "<\\/script"),
@@ -125,7 +127,7 @@ def _totals(results: Results) -> list[tuple[str, str]]:
         ("errors", f"{len(episodes) - ok:,}"),
         ("cells", f"{len(results.cells):,}"),
         ("suites", ", ".join(TITLES.get(suite, suite) for suite in results.suites)),
-        ("run", f"{min(episodes.started_at)[:10]} to {max(episodes.started_at)[:10]}"),
+        ("run", f"{episodes.started_at.min()[:10]} to {episodes.started_at.max()[:10]}"),
     ]
 
 
@@ -164,17 +166,18 @@ def episode_data(report: Report, folder: Path) -> dict[str, Any]:
         folder: where the page will lie.
 
     Returns:
-        Columns of equal length with codes into `cells`, `suites` and `statuses`; `videos` and
-        `errors` by position; `pair` is 1 where only none solved the episode, 2 where only the
-        method did.
+        Columns of equal length with codes into `cells`, `suites` and `statuses`; `videos`, `errors`
+        and `beside` (the video of none, where none won what this episode lost) by position; `pair`
+        is 1 where only none solved the episode, 2 where only the method did.
     """
     results = report.results
     episodes = results.episodes.assign(place=results.episodes.suite.map(results.suites.index))
     episodes = episodes.sort_values(["cell", "place", "task", "trial", "seed"])
-    videos = find_videos(results.folder, folder)
+    videos = links(report, folder)
     marks: dict[str, int] = {}
     for pair in report.pairs:
         marks |= dict.fromkeys(pair.losses.episode_id, 1) | dict.fromkeys(pair.gains.episode_id, 2)
+    rivals = partners(report)
     ids = episodes.episode_id.tolist()
     statuses = sorted(episodes.status.unique())
     errors = episodes.error.tolist()
@@ -193,20 +196,20 @@ def episode_data(report: Report, folder: Path) -> dict[str, Any]:
         "success": success.astype(int).tolist(),
         "steps": episodes.steps.tolist(),
         "calls": episodes.calls.tolist(),
-        "pruned": _clean(episodes.pruned_call_fraction.astype(float).round(3).tolist()),
-        "ms": _clean(episodes.latency_p50_ms.astype(float).round(2).tolist()),
+        "pruned": _numbers(episodes.pruned_call_fraction, 3),
+        "ms": _numbers(episodes.latency_p50_ms, 2),
         "pair": [marks.get(name, 0) for name in ids],
         "videos": {k: videos[name] for k, name in enumerate(ids) if name in videos},
+        "beside": {
+            k: videos[rivals[name]] for k, name in enumerate(ids) if rivals.get(name) in videos
+        },
         "errors": {k: str(error) for k, error in enumerate(errors) if isinstance(error, str)},
     }
 
 
-def find_videos(results: Path, folder: Path) -> dict[str, str]:
-    """Links to videos by episode id, relative to `folder`: a video's name ends with the id."""
-    return {
-        path.stem.rpartition("-")[2]: Path(os.path.relpath(path.absolute(), folder)).as_posix()
-        for path in sorted((results / "_videos").glob("[!.]*.mp4"))
-    }
+def _numbers(values: pd.Series, digits: int) -> list[float | None]:
+    rounded = values.astype(float).round(digits)
+    return rounded.astype(object).where(rounded.notna(), None).tolist()
 
 
 def _groups(made: list[Chart]) -> list[dict[str, Any]]:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import math
+import textwrap
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import Any
 
 from vlaprune_bench.report.stats import Rate
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 MISSING = "–"
 """What stands where nothing was measured."""
 TEXT_WIDTH = 36
 """Where text breaks on a terminal, characters."""
+GAP = "  "
+"""Between columns on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -87,65 +88,61 @@ def si(flops: float) -> str:
     return f"{flops:.0f}"
 
 
-def terminal(table: Table, width: int) -> list[Any]:
-    """What rich prints for a table on a terminal of `width` characters.
+def terminal(table: Table, width: int) -> str:
+    """A table as text for a terminal of `width` characters.
 
     Nothing is cut: a table wider than the terminal comes in blocks of columns, each beginning with
     the leading ones, and an interval stands below its rate.
     """
     keys = list(dict.fromkeys(tuple(row.get(k) for k in table.group) for row in table.rows))
-    drawn: list[Any] = []
+    drawn = []
     for key in keys:
         rows = [row for row in table.rows if tuple(row.get(k) for k in table.group) == key]
         title = ": ".join(filter(None, [table.title, ", ".join(map(str, key))]))
         drawn += _blocks(table, rows, title, width)
-    return [*drawn, *(f"  {note}" for note in table.notes), ""]
+    indented = textwrap.TextWrapper(max(width, 20), initial_indent="  ", subsequent_indent="  ")
+    return "\n".join([*drawn, *map(indented.fill, table.notes), ""])
 
 
-def _blocks(table: Table, rows: list[dict[str, Any]], title: str, width: int) -> list[RichTable]:
+def _blocks(table: Table, rows: list[dict[str, Any]], title: str, width: int) -> list[str]:
     """One table's rows, in as many blocks of columns as it takes."""
     columns = [c for c in table.columns if c.key not in table.group]
-    texts = [[show(row.get(c.key), c.kind).replace(" [", "\n[") for c in columns] for row in rows]
-    widths = []
-    for k, column in enumerate(columns):
-        parts = [column.title, *(row[k] for row in texts)]
-        longest = max(len(line) for part in parts for line in part.split("\n"))
-        widths.append(2 + (longest if column.right else min(longest, TEXT_WIDTH)))
+    grid = [[_folded(column.title) for column in columns]]
+    grid += [[_folded(show(row.get(c.key), c.kind)) for c in columns] for row in rows]
+    widths = [max(len(line) for cells in grid for line in cells[k]) for k in range(len(columns))]
     leading = [k for k, column in enumerate(columns) if column.leading]
-    start = 2 + sum(widths[k] for k in leading)
-    blocks, used = [list(leading)], start
+    blocks = [list(leading)]
     for k in range(len(columns)):
         if k in leading:
             continue
-        if used + widths[k] > width and len(blocks[-1]) > len(leading):
+        needed = sum(widths[i] + len(GAP) for i in [*blocks[-1], k])
+        if needed > width and len(blocks[-1]) > len(leading):
             blocks.append(list(leading))
-            used = start
         blocks[-1].append(k)
-        used += widths[k]
-    return [_draw(title, columns, texts, {k: widths[k] - 2 for k in block}) for block in blocks]
+    return [_draw(title, columns, grid, {k: widths[k] for k in block}) for block in blocks]
+
+
+def _folded(text: str) -> list[str]:
+    """The lines of a cell: an interval below its rate, long text broken."""
+    lines = text.replace(" [", "\n[").split("\n")
+    return [part for line in lines for part in textwrap.wrap(line, TEXT_WIDTH) or [""]]
 
 
 def _draw(
-    title: str, columns: list[Column], texts: list[list[str]], block: dict[int, int]
-) -> RichTable:
-    """Some columns of a table; `block` gives their widths."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-
-    drawn = RichTable(
-        title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title_justify="left"
-    )
-    for k, width in block.items():
-        drawn.add_column(
-            escape(columns[k].title),
-            justify="right" if columns[k].right else "left",
-            width=width,
-            overflow="fold",
-        )
-    for row in texts:
-        drawn.add_row(*(escape(row[k]) for k in block))
-    return drawn
+    title: str, columns: list[Column], grid: list[list[list[str]]], block: dict[int, int]
+) -> str:
+    """Some columns of a table, its heading first; `block` gives their widths."""
+    drawn = [title, ""]
+    for number, cells in enumerate(grid):
+        for line in zip_longest(*(cells[k] for k in block), fillvalue=""):
+            parts = [
+                text.rjust(width) if columns[k].right else text.ljust(width)
+                for (k, width), text in zip(block.items(), line, strict=True)
+            ]
+            drawn.append(GAP.join(parts).rstrip())
+        if number == 0:
+            drawn.append("─" * (sum(block.values()) + len(GAP) * (len(block) - 1)))
+    return "\n".join([*drawn, ""])
 
 
 def markdown(table: Table) -> str:

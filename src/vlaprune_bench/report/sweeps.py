@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlaprune_bench.report.calls import read_calls
-from vlaprune_bench.report.cells import PAIR, Cell, Results, differing, short_names, sortable
+from vlaprune_bench.report.cells import Cell, Results, differing, short_names, sortable
 from vlaprune_bench.report.overview import Overview
 from vlaprune_bench.report.render import Column, Table
 
@@ -37,8 +37,6 @@ STUDIES = {
     "lever_arm": "Lever arm",
 }
 """What a study over an option is called; others by the option's own name."""
-DECISIONS = ["success", "steps", "calls", "pruned_call_fraction", "visual_tokens_kept_mean"]
-"""Columns of an episode that agree where all decisions do: a cheap look before the calls."""
 
 
 @dataclass(frozen=True)
@@ -178,22 +176,17 @@ def identical(results: Results, curve: Curve) -> dict[int, int]:
 
 
 def _same(results: Results, one: Cell, two: Cell) -> bool:
-    frames = []
-    for cell in (one, two):
-        episodes = results.episodes_of(cell)
-        frames.append(episodes[episodes.status == "ok"].drop_duplicates(PAIR))
-    shared = frames[0].merge(frames[1], on=PAIR, suffixes=("", "_other"))
-    if not len(shared):
+    mine, theirs = results.finished[one.index], results.finished[two.index]
+    shared = mine.index.intersection(theirs.index)
+    # a cheap look before the calls
+    if not len(shared) or (mine.outcome[shared] != theirs.outcome[shared]).any():
         return False
-    for name in DECISIONS:
-        mine, theirs = (shared[n].astype(float) for n in (name, f"{name}_other"))
-        if not np.array_equal(mine, theirs, equal_nan=True):
-            return False
-    ids = [*shared.episode_id, *shared.episode_id_other]
-    digests = decisions(read_calls(results.folder, ["call", "pruned", "kept_visual"], ids))
+    ids, others = mine.episode_id[shared].tolist(), theirs.episode_id[shared].tolist()
+    columns = ["call", "pruned", "kept_visual"]
+    digests = decisions(read_calls(results.folder, columns, [*ids, *others]))
     return all(
         a in digests and b in digests and digests[a] == digests[b]
-        for a, b in zip(shared.episode_id, shared.episode_id_other, strict=True)
+        for a, b in zip(ids, others, strict=True)
     )
 
 

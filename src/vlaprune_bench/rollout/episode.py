@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from vlaprune_bench.types import CallMeasures, EpisodeSpec, Observation
-
-if TYPE_CHECKING:
-    from vlaprune_bench.policies.base import Policy
+from vlaprune_bench.types import ActionChunk, CallMeasures, EpisodeSpec, Observation
 
 Watcher = Callable[[Observation, "Progress"], None]
 """Is shown every observation that has images, and the episode so far."""
@@ -27,6 +25,14 @@ class Environment(Protocol):
     def step(self, action: np.ndarray, look: bool) -> tuple[Observation, bool]: ...
 
 
+class Actor(Protocol):
+    """The part of a policy an episode needs; see `policies.base.Policy`."""
+
+    def start(self, instruction: str, seed: int) -> Any: ...
+
+    def act(self, memory: Any, observation: Observation, eef_poses: np.ndarray) -> ActionChunk: ...
+
+
 @dataclass
 class Progress:
     """One episode as far as it has come; what is here survives an exception."""
@@ -36,11 +42,22 @@ class Progress:
     measures: list[CallMeasures] = field(default_factory=list)
     call_steps: list[int] = field(default_factory=list)
     """Control steps executed before each call."""
+    displacements: list[float] = field(default_factory=list)
+    """Path of the end effector while each call's actions were executed, metres."""
+    actions: list[np.ndarray] = field(default_factory=list)
+    """(7,) float64 each: what the simulator was given."""
+
+    @property
+    def actions_hash(self) -> str:
+        """SHA-256 of all actions, 16 hex digits."""
+        return hashlib.sha256(b"".join(action.tobytes() for action in self.actions)).hexdigest()[
+            :16
+        ]
 
 
 def run_episode(
     task: Environment,
-    policy: Policy,
+    policy: Actor,
     spec: EpisodeSpec,
     *,
     episode_seed: int,
@@ -71,15 +88,19 @@ def run_episode(
         chunk = policy.act(memory, observation, np.array(poses))
         progress.measures.append(chunk.measures)
         progress.call_steps.append(progress.steps)
+        progress.displacements.append(0.0)
         if watch and not watch_every_step:
             watch(observation, progress)
         poses = poses[-1:]
         actions = chunk.actions[: min(execute_steps, spec.max_steps - progress.steps)]
         for index, action in enumerate(actions):
             look = watch_every_step or index == len(actions) - 1
+            progress.actions.append(action)
             observation, progress.success = task.step(action, look)
             progress.steps += 1
             poses.append(_pose(observation))
+            moved = np.linalg.norm(poses[-1][:3] - poses[-2][:3])
+            progress.displacements[-1] += float(moved)
             if watch and watch_every_step:
                 watch(observation, progress)
             if progress.success:

@@ -1,4 +1,4 @@
-"""Ctrl-C: once, the running episode is finished; twice, it is now."""
+"""Ctrl-C: once, the running episodes are finished; twice, it is now."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._say("stopping after the running episode; Ctrl-C again stops now")
+        self._say("stopping after the running episodes; Ctrl-C again stops now")

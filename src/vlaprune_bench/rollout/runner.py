@@ -8,10 +8,9 @@ is still a paired comparison.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -23,29 +22,23 @@ from vlaprune_bench.rollout.display import Display
 from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts, episode_ids, facts_note, known_facts
 from vlaprune_bench.rollout.interrupt import INTERRUPTED, Interrupt
+from vlaprune_bench.rollout.pool import Processes, count_workers
+from vlaprune_bench.rollout.running import Job
 from vlaprune_bench.rollout.scenes import StoredScenes
+from vlaprune_bench.rollout.serve import Done, Server
 from vlaprune_bench.store import Store, read_episodes
 from vlaprune_bench.tracking import Tracker
-from vlaprune_bench.types import PROTOCOLS, EpisodeRow, EpisodeSpec, Status
+from vlaprune_bench.types import PROTOCOLS, EpisodeRow, Status
 
 if TYPE_CHECKING:
-    from vlaprune_bench.sim.libero import LiberoTask
+    from vlaprune_bench.policies.checkpoint import Checkpoint
+    from vlaprune_bench.sim.assets import AssetSet
 
 
 class SwappablePolicy(Policy, Protocol):
     """A policy whose method can be another one from episode to episode."""
 
     pruner: Pruner
-
-
-@dataclass(frozen=True)
-class Job:
-    """An episode to run."""
-
-    engine: Engine
-    spec: EpisodeSpec
-    note: str | None = None
-    """What the reader of its row must know besides."""
 
 
 def world(config: EvalConfig) -> EvalConfig:
@@ -63,6 +56,8 @@ def world(config: EvalConfig) -> EvalConfig:
         output=Path(),
         wandb=False,
         wandb_project="",
+        wandb_entity=None,
+        wandb_group=None,
     )
 
 
@@ -80,6 +75,7 @@ def run_cells(
     *,
     retry: bool = False,
     whole_folder: bool = True,
+    launcher: Launcher | None = None,
 ) -> int:
     """Run what is missing of some cells in their results folder.
 
@@ -88,6 +84,7 @@ def run_cells(
         command_line: kept beside the configurations.
         retry: run the episodes again that ended in an error or a timeout, and only those.
         whole_folder: the table at the end is over all the folder holds, not these cells alone.
+        launcher: where episodes run; by default on this machine.
 
     Returns:
         Exit code: 0, 1 where an episode ended in an error, 130 after Ctrl-C.
@@ -99,15 +96,19 @@ def run_cells(
     with store.writing() as set_aside, Display(cells) as display:
         for sentence in set_aside:
             display.warn(sentence)
-        runner = Runner(store, display, retry=retry)
+        runner = Runner(store, display, retry=retry, launcher=launcher or Local())
         try:
             for group in by_world(cells):
                 if runner.interrupted:
                     break
                 known = known_facts(store.folder, group[0])
-                if known and not runner.wanted(group, known) and _confirmed(group[0], known):
+                if (
+                    known
+                    and not runner.wanted(group, known)
+                    and runner.launcher.confirmed(group[0], known)
+                ):
                     continue
-                engines, checkpoint = _load(group, store)
+                engines, checkpoint = runner.launcher.load(group, store)
                 for cell in group:
                     text = f"# {' '.join(command_line)}\n{dump(cell)}"
                     store.save_config(run_id(cell), text)
@@ -170,22 +171,96 @@ def _load(cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path
     return engines, checkpoint.folder
 
 
-def _confirmed(config: EvalConfig, known: Facts) -> bool:
-    """Whether what an earlier run found out about checkpoint and assets still holds, without
-    loading a model."""
+def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
+    """The checkpoint and the assets of a configuration, found without loading a model.
+
+    Raises:
+        UserError: one of them is not there.
+    """
     from vlaprune_bench.policies.checkpoint import Checkpoint
-    from vlaprune_bench.policies.device import choose_device, choose_dtype
     from vlaprune_bench.sim.assets import resolve_assets
 
     checkpoint = Checkpoint.find(config.checkpoint)
-    dtype = choose_dtype(config.dtype, choose_device(config.device))
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
+    return checkpoint, resolve_assets(config.assets, made_for)
+
+
+def _confirmed(config: EvalConfig, known: Facts) -> bool:
+    """Whether what an earlier run found out about checkpoint and assets still holds, without
+    loading a model."""
+    from vlaprune_bench.policies.device import choose_device, choose_dtype
+
+    dtype = choose_dtype(config.dtype, choose_device(config.device))
+    checkpoint, assets = resolve(config)
     return known == replace(
         known,
         checkpoint_hash=checkpoint.hash,
-        assets_hash=resolve_assets(config.assets, made_for).hash,
+        assets_hash=assets.hash,
         dtype=str(dtype).removeprefix("torch."),
     )
+
+
+class Launcher(Protocol):
+    """Where episodes run."""
+
+    def confirmed(self, config: EvalConfig, known: Facts) -> bool:
+        """Whether what an earlier run found out about checkpoint and assets still holds, without
+        loading a model."""
+        ...
+
+    def load(self, cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path]:
+        """Load what the cells of a world share.
+
+        Returns:
+            An engine for each cell, and the checkpoint's folder.
+
+        Raises:
+            UserError: it cannot be loaded, or a method does not fit the model.
+        """
+        ...
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        scenes: StoredScenes,
+        stopping: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> Generator[Done]:
+        """Run episodes on what was loaded last; see `Server.run`.
+
+        Args:
+            jobs: in the order wanted.
+            scenes: those the results folder knows.
+            stopping: once true, no further episode is begun.
+            say: is told what the user should know.
+        """
+        ...
+
+
+class Local:
+    """The `Launcher` of one machine: the policy in this process, simulators in others."""
+
+    def confirmed(self, config: EvalConfig, known: Facts) -> bool:
+        return _confirmed(config, known)
+
+    def load(self, cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path]:
+        return _load(cells, store)
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        scenes: StoredScenes,
+        stopping: Callable[[], bool],
+        say: Callable[[str], None],
+    ) -> Generator[Done]:
+        if not jobs:
+            return
+        config = jobs[0].engine.config
+        workers, why = count_workers(config.workers)
+        if why:
+            say(why)
+        with Server(scenes, Processes(), workers, config.batch, config.episode_timeout) as server:
+            yield from server.run(jobs, stopping)
 
 
 @dataclass
@@ -195,6 +270,7 @@ class Runner:
     store: Store
     display: Display
     retry: bool = False
+    launcher: Launcher = field(default_factory=Local)
     interrupted: bool = False
     failed: bool = False
     """Whether an episode ended in an error."""
@@ -230,15 +306,14 @@ class Runner:
         for warning in engines[0].warnings():
             self.display.warn(warning)
         jobs = self._jobs(engines)
-        with Interrupt(self.display.say) as interrupt, ExitStack() as stack:
-            trackers = {e.config: stack.enter_context(Tracker(e.config)) for e in engines}
+        interrupt = Interrupt(self.display.say)
+        rows = self._rows(jobs, engines[0], lambda: interrupt.asked)
+        with interrupt, Tracker(self.display.warn) as tracker, closing(rows):
             try:
-                for job, row in self._rows(jobs, engines[0]):
-                    trackers[job.engine.config].log(row)
+                for job, row in rows:
+                    tracker.log(job.engine.config, row)
                     self.display.show(job.engine.config, row)
                     self.failed |= row.status != Status.OK
-                    if interrupt.asked:
-                        break
             except KeyboardInterrupt:
                 interrupt.asked = True
             self.interrupted |= interrupt.asked
@@ -257,24 +332,16 @@ class Runner:
         order = {task: i for i, task in reversed(list(enumerate(_tasks(engines))))}
         return sorted(jobs, key=lambda job: (order[job.spec.task], job.spec.trial))
 
-    def _rows(self, jobs: Sequence[Job], any_engine: Engine) -> Iterator[tuple[Job, EpisodeRow]]:
-        """Run episodes one after the other; each is written before it is yielded."""
+    def _rows(
+        self, jobs: Sequence[Job], any_engine: Engine, stopping: Callable[[], bool]
+    ) -> Generator[tuple[Job, EpisodeRow]]:
+        """Run episodes; each is written before it is yielded."""
         scenes = StoredScenes(any_engine.config, self.store, any_engine.assets.hash)
-        for _, of_task in groupby(jobs, key=lambda job: job.spec.task):
-            with ExitStack() as stack:
-                task: LiberoTask | None = None
-                for job in of_task:
-                    if task is None:
-                        task = stack.enter_context(job.engine.open(job.spec))
-                    notes = [job.note] if job.note else []
-                    row, calls = job.engine.episode(task, job.spec, scenes, notes)
-                    self.store.append(row, calls)
-                    self.store.compact()
-                    yield job, row
-                    if row.status != Status.OK:
-                        # whatever went wrong may have left the simulator in any state
-                        stack.close()
-                        task = None
+        with closing(self.launcher.run(jobs, scenes, stopping, self.display.say)) as done:
+            for job, row, calls in done:
+                self.store.append(row, calls)
+                self.store.compact()
+                yield job, row
 
     def finish(self, whole_folder: bool) -> int:
         """Merge parts, say how it ended, and print the table.

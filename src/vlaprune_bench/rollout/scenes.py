@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.store import Store, load_results
 from vlaprune_bench.types import PROTOCOLS, UserError
-
-if TYPE_CHECKING:
-    from vlaprune_bench.sim.libero import LiberoTask
 
 
 class StoredScenes:
@@ -17,7 +12,6 @@ class StoredScenes:
 
     def __init__(self, config: EvalConfig, store: Store, assets_hash: str) -> None:
         self._folder = store.folder
-        self._opened: LiberoTask | None = None
         self._scenes: dict[tuple[int, int], str] = {}
         if not store.done():
             return
@@ -33,29 +27,30 @@ class StoredScenes:
         keys = zip(rows.task, rows.trial, strict=True)
         self._scenes = dict(zip(keys, rows.scene_hash, strict=True))
 
-    def check_task(self, task: LiberoTask) -> None:
-        """Compare the first stored scene of a task, once it was opened; a reset must follow.
+    def first_trial(self, task: int) -> int | None:
+        """A trial of a task whose scene is known: whoever opens the task compares it."""
+        return min((trial for index, trial in self._scenes if index == task), default=None)
 
-        Raises:
-            UserError: as `check`.
-        """
-        if task is self._opened:
-            return
-        self._opened = task
-        trial = min((k for index, k in self._scenes if index == task.task), default=None)
-        if trial is not None:
-            self.check(task, trial, task.fingerprint(trial))
-
-    def check(self, task: LiberoTask, trial: int, scene: str | None) -> None:
+    def check(self, task: int, trial: int, name: str, scene: str | None) -> None:
         """Refuse to put episodes of different scenes beside each other under one name.
 
+        A scene seen for the first time is remembered: simulators of one run are compared, too.
+
+        Args:
+            task: index within the suite.
+            trial: of the task.
+            name: of the task.
+            scene: its `scene_hash` here.
+
         Raises:
-            UserError: the folder holds this trial with another scene.
+            UserError: this trial is known with another scene.
         """
-        stored = self._scenes.get((task.task, trial), scene)
+        if scene is None:
+            return
+        stored = self._scenes.setdefault((task, trial), scene)
         if stored != scene:
             raise UserError(
-                f"--output {self._folder} holds {task.name} trial {trial} with scene {stored}, "
+                f"--output {self._folder} holds {name} trial {trial} with scene {stored}, "
                 f"here it has scene {scene} (other versions of the simulator?): choose another "
                 "folder, or run with the versions its rows name."
             )

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import functools
 import gc
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
+from vlaprune_bench.sim.assets.damage import blaming
+from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.package import import_libero, quiet
 from vlaprune_bench.sim.scenes import (
     MAX_PLACEMENT_TRIES,
@@ -26,12 +29,14 @@ from vlaprune_bench.sim.scenes import (
     seeded_state,
 )
 from vlaprune_bench.sim.tasks import TaskInfo
-from vlaprune_bench.types import CAMERAS, Protocol, UserError
+from vlaprune_bench.types import CAMERAS, Protocol
 
 T = TypeVar("T")
 
 # robosuite never makes its GL context current: with two alive, one draws into the other.
 _live: weakref.ref[SeededEnvironment] | None = None
+_process: int | None = None
+"""Id of the process that made the first one: GL contexts do not survive a fork."""
 
 
 class SeededEnvironment:
@@ -53,13 +58,18 @@ class SeededEnvironment:
                 step.
 
         Raises:
-            UserError: libero or a renderer is missing, or the assets lack what the task needs.
-            RuntimeError: the placement sampler found no scene.
+            UserError: libero or a renderer is missing, or the assets lack what the task needs or
+                are damaged.
+            RuntimeError: the placement sampler found no scene, or this process is the fork of one
+                that has made environments.
         """
-        global _live
+        global _live, _process
+        check_process()
+        _process = os.getpid()
         _close_live()
         self._envs = import_libero()
         self._info = info
+        self._name = f"{info.suite} task {info.index}"
         self._assets = assets
         self._protocol = protocol
         self._lazy = lazy
@@ -68,14 +78,8 @@ class SeededEnvironment:
         self._compiled: dict[str, np.ndarray] = {}
         self._random = seeded_state(protocol.env_seed)
         self._point_at_assets()
-        with quiet(), self._watch_compiled():
-            try:
-                self.env = self._place(self._make)
-            except FileNotFoundError as error:
-                raise UserError(
-                    f"The {assets.kind} assets in {str(assets.path)!r} lack {error.filename!r}, "
-                    f"which {info.suite} task {info.index} needs: choose other assets."
-                ) from error
+        with quiet(), self._watch_compiled(), blaming(assets, self._name):
+            self.env = self._place(self._make)
         self._random = seeded_state(protocol.env_seed)
         inner = self.env.env
         self._samplers = list(inner.object_property_initializers)
@@ -93,6 +97,7 @@ class SeededEnvironment:
                 start differs in its last bits.
 
         Raises:
+            UserError: the assets lack what the task needs by now, or are damaged.
             RuntimeError: the placement sampler found no scene.
         """
         inner = self.env.env
@@ -104,7 +109,7 @@ class SeededEnvironment:
         # robosuite's own camera observables want their context at every reset
         inner.has_offscreen_renderer = visible or not self._lazy
         try:
-            with quiet():
+            with quiet(), blaming(self._assets, self._name):
                 self._place(inner.reset)
         except BaseException:
             self.close()  # half a scene is no scene
@@ -168,7 +173,8 @@ class SeededEnvironment:
         """Free the simulation and its GL context."""
         if self.open:
             self.open = False
-            self.env.close()
+            if os.getpid() == _process:  # a fork has but a copy
+                self.env.close()
 
     def _make(self) -> Any:
         size = self._protocol.camera_size
@@ -218,10 +224,11 @@ class SeededEnvironment:
         @sensor(modality="image")
         def cameras(_cache: Any) -> np.ndarray:
             if self._looking:
-                inner.sim._render_context_offscreen.gl_ctx.make_current()
-                self._frames[:] = [
-                    inner.sim.render(camera_name=name, width=size, height=size) for name in CAMERAS
-                ]
+                with drawing(inner.sim._render_context_offscreen):
+                    self._frames[:] = [
+                        inner.sim.render(camera_name=name, width=size, height=size)
+                        for name in CAMERAS
+                    ]
             return np.zeros(1)
 
         return Observable(
@@ -245,14 +252,26 @@ class SeededEnvironment:
                     self._random = after()
             gc.collect()  # the failed try's GL context must be gone before the next is made
         raise RuntimeError(
-            f"{self._info.suite} task {self._info.index}: no placement without overlap in "
-            f"{MAX_PLACEMENT_TRIES} tries."
+            f"{self._name}: no placement without overlap in {MAX_PLACEMENT_TRIES} tries."
         )
 
     def _point_at_assets(self) -> None:
         import libero.libero
 
         libero.libero._assets_path_cache = str(self._assets.path)
+
+
+def check_process() -> None:
+    """Refuse to go on in a fork: its GL context may draw anything, or hang.
+
+    Raises:
+        RuntimeError: this process is the fork of one that has made environments.
+    """
+    if _process not in (None, os.getpid()):
+        raise RuntimeError(
+            f"the simulator was opened in process {_process} and cannot go on in its fork "
+            f"{os.getpid()}: fork before it is opened, or start processes with `spawn`."
+        )
 
 
 def _close_live() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from vlaprune_bench.sim.cameras import Cameras
 from vlaprune_bench.sim.environment import SeededEnvironment
+from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.scenes import Scene
 from vlaprune_bench.sim.stepping import Shown, scene_hash
 
@@ -120,6 +121,9 @@ class FastSimulation:
         Args:
             action: (7,) float64, finite.
             look: Whether to render.
+
+        Raises:
+            RuntimeError: nothing could be rendered.
         """
         arm, advance = self._arm, self._control.advance
         fingers = float(np.sign(action[6]))
@@ -145,9 +149,13 @@ class FastSimulation:
             eef_pos=self._arm.site_pos.copy(),
             eef_quat=data.xquat[self._hand][[1, 2, 3, 0]],
             gripper_qpos=data.qpos[self._fingers],
-            frames=self._cameras.frames() if look else [],
+            frames=self._frames() if look else [],
             unstable=unstable,
         )
+
+    def _frames(self) -> list[np.ndarray]:
+        with drawing(self._inner.sim._render_context_offscreen):
+            return self._cameras.frames()
 
     def _set_goal(self, action: np.ndarray) -> None:
         """robosuite's `set_goal`, by its own functions (once a control step)."""

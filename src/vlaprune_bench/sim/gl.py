@@ -6,10 +6,13 @@ later, so the choice is made first and written to the environment, where child p
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from vlaprune_bench.types import UserError
 
@@ -24,6 +27,8 @@ _INSTALL = (
 # mujoco takes it for glfw as well.
 _MUJOCO_GL = {"egl": "egl", "osmesa": "osmesa", "glfw": "glx"}
 _PYOPENGL = {"egl": "egl", "osmesa": "osmesa", "glfw": "glx"}
+_FATAL = {0x0505: "that it is out of memory", 0x0507: "that its context is lost"}
+"""Error codes after which a frame means nothing; drivers report others of no consequence."""
 _PROBE = """
 import os, sys
 try:
@@ -109,3 +114,36 @@ def probe(backend: str, timeout_s: float = PROBE_TIMEOUT_S) -> str | None:
         return None
     lines = done.stderr.strip().splitlines()
     return lines[-1].strip() if lines else f"exit status {done.returncode}"
+
+
+@contextlib.contextmanager
+def drawing(context: Any) -> Iterator[None]:
+    """Make sure that what is rendered inside the block comes from `context`, or say why not.
+
+    OpenGL itself stays silent: without a context, or with a lost one, it draws nothing and hands
+    out whatever the buffer holds.
+
+    Args:
+        context: robosuite's offscreen context.
+
+    Raises:
+        RuntimeError: the context was freed or lost, or is another thread's.
+    """
+    from OpenGL import GL, error, platform
+
+    try:
+        context.gl_ctx.make_current()
+    except (error.Error, RuntimeError) as failure:
+        reason = getattr(getattr(failure, "err", None), "name", failure)
+        raise RuntimeError(
+            f"no frame: the GL context is lost or another thread's ({reason})"
+        ) from failure
+    if not platform.GetCurrentContext():
+        raise RuntimeError("no frame: the GL context was freed")
+    for _ in range(8):  # old errors are not ours; a lost context never stops to report one
+        if GL.glGetError() == GL.GL_NO_ERROR:
+            break
+    yield
+    reason = _FATAL.get(GL.glGetError())
+    if reason is not None:
+        raise RuntimeError(f"no frame: OpenGL reports {reason}")

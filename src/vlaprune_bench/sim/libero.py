@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Self, get_args
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
-from vlaprune_bench.sim.environment import SeededEnvironment
+from vlaprune_bench.sim.environment import SeededEnvironment, check_process
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.sim.memory import release_leftovers
 from vlaprune_bench.sim.scenes import SceneTable
@@ -62,6 +62,8 @@ class LiberoTask:
         scene_hash: Of the last reset: SHA-256 (16 hex digits) of MuJoCo's integration state and of
             the model's body poses, after the init state was set and before settling. Equal hashes
             mean the same scene in the same state; meshes and colours are not covered.
+        frames_hash: Of the last reset: SHA-256 (16 hex digits) of the first frames, settled. Covers
+            meshes, colours and the renderer: another driver may draw a pixel otherwise.
         steps: Control steps since the last reset; negative while settling.
     """
 
@@ -120,6 +122,7 @@ class LiberoTask:
         self.self_check: str | None = None
         self.init_state_hash: str | None = None
         self.scene_hash: str | None = None
+        self.frames_hash: str | None = None
         self.steps = 0
         self._environment: SeededEnvironment | None = None
         self._ready = False
@@ -134,9 +137,10 @@ class LiberoTask:
             What the last settle step shows, with images.
 
         Raises:
-            UserError: no such trial.
-            RuntimeError: the placement sampler found no scene, the assets do not fit the init
-                states, or the simulation became unstable.
+            UserError: no such trial, or the assets lack something, are damaged or do not fit the
+                init states.
+            RuntimeError: the placement sampler found no scene, the simulation became unstable, no
+                frame could be rendered, or this process is a fork.
         """
         settle = self._protocol.settle_steps
         shown = self._begin(trial, look=settle == 0)
@@ -147,6 +151,8 @@ class LiberoTask:
             observation, _ = self.step(
                 np.array(self._protocol.settle_action), look=self.steps == -1
             )
+        assert observation.images is not None
+        self.frames_hash = short_hash(observation.images)
         return observation
 
     def fingerprint(self, trial: int) -> str:
@@ -172,8 +178,10 @@ class LiberoTask:
 
         Raises:
             ValueError: the action is not seven finite numbers.
-            RuntimeError: not reset, closed, or the simulation became unstable at this step.
+            RuntimeError: not reset, closed, in a fork, the simulation became unstable at this step,
+                or no frame could be rendered (the next reset begins anew).
         """
+        check_process()
         if not self._ready or self._environment is None or not self._environment.open:
             raise RuntimeError(f"{self._where()}: reset it before stepping (or it was closed).")
         action = np.asarray(action, dtype=np.float64)
@@ -182,7 +190,11 @@ class LiberoTask:
                 f"{self._where()}: action at step {self.steps} must be {ACTION_SIZE} finite "
                 f"numbers, got {action.tolist()}."
             )
-        shown = self._simulation.step(action, look)
+        try:
+            shown = self._simulation.step(action, look)
+        except BaseException:
+            self.close()  # half a step is no step
+            raise
         if shown.unstable:
             self._ready = False
             raise RuntimeError(
@@ -213,7 +225,9 @@ class LiberoTask:
                 f"trial={trial} does not exist in {self.suite} task {self.task}: "
                 f"choose 0 to {self.n_trials - 1}."
             )
+        check_process()
         self._ready = False
+        self.frames_hash = None
         init_state = self._init_states[trial]
         try:
             if self._environment is None or not self._environment.open:
@@ -257,9 +271,11 @@ class LiberoTask:
         model = environment.env.sim.model
         expected = 1 + model.nq + model.nv
         if self._init_states.shape[1] != expected:
-            raise RuntimeError(
-                f"{self._where()}: its init states have {self._init_states.shape[1]} numbers, the "
-                f"model built from {self._assets.path} takes {expected}."
+            raise UserError(
+                f"init states {str(self._info.init_states_file)!r} have "
+                f"{self._init_states.shape[1]} numbers, the model of {self._where()} built from "
+                f"the {self._assets.kind} assets in {str(self._assets.path)!r} takes {expected}: "
+                "use the files of one version of LIBERO."
             )
 
     def _observation(self, shown: Shown) -> Observation:

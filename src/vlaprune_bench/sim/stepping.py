@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vlaprune_bench.sim.environment import SeededEnvironment
+from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.scenes import Scene
 from vlaprune_bench.types import CAMERAS
 
@@ -37,18 +39,28 @@ class ReferenceSimulation:
     def reset(self, trial: int, scene: Scene, init_state: np.ndarray, look: bool) -> Shown:
         """Begin a trial: its scene by a hard reset, then its init state, not settled yet."""
         self.environment.hard_reset(scene)
-        with self.environment.look(look) as frames:
+        with self._drawing(), self.environment.look(look) as frames:
             observables = self.environment.env.set_init_state(init_state)
         return self._shown(observables, frames, look)
 
     def step(self, action: np.ndarray, look: bool) -> Shown:
-        """One control step."""
-        with self.environment.look(look) as frames:
+        """One control step.
+
+        Raises:
+            RuntimeError: nothing could be rendered.
+        """
+        with self._drawing(), self.environment.look(look) as frames:
             observables, _, success, _ = self.environment.env.step(action.tolist())
         shown = self._shown(observables, frames, look)
         shown.success = bool(success)
         shown.unstable = unstable(self.environment.env.sim.data)
         return shown
+
+    def _drawing(self) -> contextlib.AbstractContextManager[None]:
+        """Where robosuite renders at every step, it does so without making its context current."""
+        if self._lazy:
+            return contextlib.nullcontext()
+        return drawing(self.environment.env.sim._render_context_offscreen)
 
     def _shown(self, observables: dict[str, Any], frames: list[np.ndarray], look: bool) -> Shown:
         if look and not self._lazy:

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import pickle
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,22 @@ import numpy as np
 
 from vlaprune_bench.sim.package import package_folder
 from vlaprune_bench.types import SUITES, UserError
+
+MAX_INIT_STATES_BYTES = 2**24
+"""LIBERO's largest table has 58 594; a damaged file must not fill the memory."""
+
+_OF_BAD_PICKLES = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,  # also of an encrypted archive
+)
+"""What unpickling bytes that are no pickle may raise."""
 
 
 @dataclass(frozen=True)
@@ -89,17 +106,31 @@ def load_init_states(path: Path) -> np.ndarray:
         (trials, 1 + nq + nv) float64: time, qpos and qvel of each.
 
     Raises:
-        UserError: the file is missing, is no such archive, or asks for anything but an array.
+        UserError: the file is missing or damaged, is no such archive, or holds or asks for anything
+            but a table of finite numbers.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             (member,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            if archive.getinfo(member).file_size > MAX_INIT_STATES_BYTES:
+                raise ValueError("it is too large to hold init states")
             with archive.open(member) as file:
                 states = _ArrayUnpickler(file).load()
-    except (OSError, ValueError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"init states {str(path)!r} cannot be read: {error}.") from error
-    if not isinstance(states, np.ndarray) or states.dtype != np.float64 or states.ndim != 2:
-        raise UserError(f"init states {str(path)!r} must hold a (trials, n) float64 array.")
+    except (OSError, zipfile.BadZipFile, zlib.error, *_OF_BAD_PICKLES) as error:
+        raise UserError(
+            f"init states {str(path)!r} cannot be read ({type(error).__name__}: {error}): install "
+            "hf-libero again."
+        ) from error
+    if (
+        not isinstance(states, np.ndarray)
+        or states.dtype != np.float64
+        or states.ndim != 2
+        or not states.size
+        or not np.isfinite(states).all()
+    ):
+        raise UserError(
+            f"init states {str(path)!r} must hold a (trials, n) float64 array of finite numbers."
+        )
     return states
 
 

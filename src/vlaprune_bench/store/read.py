@@ -46,7 +46,7 @@ def contents(folder: Path, columns: Sequence[str] | None = None) -> Contents:
         except DamagedError as error:
             found.damaged[path] = str(error)
             continue
-        if path in merged:
+        if is_merged(path):
             in_merged.update(found.parts[path]["episode_id"].to_pylist())
     return found
 
@@ -86,7 +86,8 @@ def read_episodes(folder: Path, columns: Sequence[str] | None = None) -> tuple[p
             continue
         break
     wanted = pa.schema([f for f in schema(EpisodeRow) if columns is None or f.name in columns])
-    return pa.concat_tables([wanted.empty_table(), *found.parts.values()]), [
+    none = pa.Table.from_batches([], wanted)  # Schema.empty_table() would import pandas
+    return pa.concat_tables([none, *found.parts.values()]), [
         f"{sentence}: left out" for sentence in found.damaged.values()
     ]
 

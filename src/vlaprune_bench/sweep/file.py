@@ -26,7 +26,6 @@ from typing import Any
 from vlaprune_bench.config import EvalConfig, decode, from_dict, nearest, read_yaml
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.sweep.unread import without_unread
 from vlaprune_bench.types import UserError
 
 Override = dict[str, Any]
@@ -86,7 +85,7 @@ def load_sweep(path: Path, *, smoke: bool = False, overrides: Override | None = 
         check_keys(config.smoke, f"{path}: smoke")
         config = _with_smoke(config, str(path))
     folder = Path("results") / ("smoke" if smoke else "sweeps") / path.stem
-    base = {"output": str(folder), **config.base}
+    base = {"output": str(folder), "wandb_group": path.stem, **config.base}
     return expand(replace(config, base=base), path.stem, str(path), overrides or {})
 
 
@@ -130,7 +129,7 @@ def expand(config: SweepConfig, name: str, source: str, overrides: Override) -> 
         dead |= dict.fromkeys(lacking, data["pruner"]["type"] if "pruner" in data else "none")
         alive |= cell.axes - set(lacking)
         built = from_dict(data, source)
-        key = replace(built, pruner=without_unread(built.pruner))
+        key = replace(built, pruner=built.pruner.without_unread())
         if config.baseline:
             none = replace(built, pruner=NoPruning())
             made.setdefault(none, none)

@@ -117,11 +117,15 @@ class Rates:
     """Mean times of finished episodes, by what they have in common."""
 
     def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
-        self._times: dict[tuple[Any, ...], list[float]] = {}
+        alike: dict[tuple[int, str, str], list[float]] = {}
         for row in rows:
             if row["status"] == Status.OK:
-                for key in self._keys(row["max_steps"], row["suite"], row["method"]):
-                    self._times.setdefault(key, []).append(row["wall_s"])
+                kind = row["max_steps"], row["suite"], row["method"]
+                alike.setdefault(kind, []).append(row["wall_s"])
+        self._times: dict[tuple[Any, ...], list[float]] = {}
+        for kind, times in alike.items():
+            for key in self._keys(*kind):
+                self._times.setdefault(key, []).extend(times)
 
     @staticmethod
     def _keys(budget: int, suite: str, method: str) -> list[tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,3 +52,29 @@ class LayerCache:
         first.keys = {layer: keys[:, :, :tokens] for layer, keys in self.keys.items()}
         first.values = {layer: values[:, :, :tokens] for layer, values in self.values.items()}
         return first
+
+
+class BatchCache:
+    """The caches of calls that are computed together, as the layers see them: a row for each."""
+
+    def __init__(self, caches: Sequence[LayerCache]) -> None:
+        self._caches = caches
+
+    def update(
+        self, keys_BHNd: Tensor, values_BHNd: Tensor, layer: int, *_: Any
+    ) -> tuple[Tensor, Tensor]:
+        """See `LayerCache.update`."""
+        rows = zip(self._caches, keys_BHNd.split(1), values_BHNd.split(1), strict=True)
+        # copies: a call's keys and values must not keep those of the others in memory
+        all_of_layer = [
+            cache.update(keys.clone(), values.clone(), layer) for cache, keys, values in rows
+        ]
+        if all_of_layer[0][0].shape[2] == keys_BHNd.shape[2]:
+            return keys_BHNd, values_BHNd
+        keys, values = zip(*all_of_layer, strict=True)
+        return torch.cat(keys), torch.cat(values)
+
+
+def cache_of(caches: Sequence[LayerCache]) -> LayerCache | BatchCache:
+    """What the layers are given for some calls; one call's own where it is alone."""
+    return caches[0] if len(caches) == 1 else BatchCache(caches)

@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from vlaprune_bench.measure.flops import DecoderShape
-from vlaprune_bench.policies.prismatic.cache import LayerCache
+from vlaprune_bench.policies.prismatic.cache import BatchCache, LayerCache
 
 CONFIG_KEYS = (
     "vocab_size",
@@ -111,30 +111,30 @@ class LanguageModel(nn.Module):
     def run_layers(
         self,
         hidden_BND: Tensor,
-        positions_N: Tensor,
+        positions_BN: Tensor,
         layers: Iterable[int],
-        cache: LayerCache | None = None,
-        visible_NK: Tensor | None = None,
+        cache: LayerCache | BatchCache | None = None,
+        visible_BNK: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the given layers.
 
         Args:
             hidden_BND: states before the first of the layers.
-            positions_N: RoPE position of each token.
+            positions_BN: RoPE position of each token; (N,) where all samples have the same.
             layers: indices of the layers to run.
             cache: is given each layer's keys and values, and may add those of other tokens.
-            visible_NK: which keys each token sees; None: all, or in a causal model those of the
+            visible_BNK: which keys each token sees; None: all, or in a causal model those of the
                 tokens up to itself (one lone token sees every key).
         """
-        n = len(positions_N)
-        rotation = self.rotary(hidden_BND, positions_N[None])
-        is_causal = self.causal and n > 1 and visible_NK is None
+        n = hidden_BND.shape[1]
+        rotation = self.rotary(hidden_BND, torch.atleast_2d(positions_BN))
+        is_causal = self.causal and n > 1 and visible_BNK is None
         if is_causal and self.attention == "eager":  # its kernel masks nothing by itself
-            visible_NK = torch.ones(n, n, dtype=torch.bool, device=hidden_BND.device).tril()
+            visible_BNK = torch.ones(1, n, n, dtype=torch.bool, device=hidden_BND.device).tril()
         mask = None
-        if visible_NK is not None:
-            mask = torch.zeros(visible_NK.shape, dtype=hidden_BND.dtype, device=hidden_BND.device)
-            mask = mask.masked_fill_(~visible_NK, float("-inf"))[None, None]
+        if visible_BNK is not None:
+            mask = torch.zeros(visible_BNK.shape, dtype=hidden_BND.dtype, device=hidden_BND.device)
+            mask = mask.masked_fill_(~visible_BNK, float("-inf"))[:, None]
         for index in layers:
             hidden_BND = self.model.layers[index](
                 hidden_BND,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlaprune_bench.measure.flops import decoder_layer_macs, llm_prefill_macs
+from vlaprune_bench.policies.prismatic.batch import Layers, Tap, Work, alone
 from vlaprune_bench.policies.prismatic.cache import LayerCache
 from vlaprune_bench.policies.prismatic.llama import LanguageModel
 from vlaprune_bench.pruning.base import Selection
@@ -46,20 +44,10 @@ class Segment:
     """RoPE position of the first token decoded after the prefill."""
 
 
-@dataclass
-class Tap:
-    """Queries of one tapped layer, before RoPE."""
-
-    queries_NH: list[Tensor]
-    query_N: list[Tensor]
-    rope_N: list[Tensor]
-    key_K: Tensor
-    """Positions of the prefill's keys at this layer."""
-
-
 class DecoderRun:
     """The language model's pass in one policy call: prefill, then decode steps.
 
+    `prefill` and `step` run it alone, `prefilling` and `stepping` wherever `batch` runs them.
     Counts in `prefill_macs` and `decode_macs` what its layers computed (token logits not included).
     """
 
@@ -105,6 +93,15 @@ class DecoderRun:
         select_at: Iterable[int] = (),
         renumber: bool = False,
     ) -> Prefill:
+        """See `prefilling`."""
+        return alone(self.prefilling(select, select_at, renumber))
+
+    def prefilling(
+        self,
+        select: Callable[[int], Tensor | Selection | None],
+        select_at: Iterable[int] = (),
+        renumber: bool = False,
+    ) -> Work[Prefill]:
         """Run all layers; visual tokens leave the tensors where `select` says so.
 
         Args:
@@ -140,7 +137,7 @@ class DecoderRun:
                 rope_N = torch.searchsorted(key_K, query_N)
             next_rope = len(key_K) if renumber else self._layout.length
             segment = Segment(range(start, end), query_N, key_K, rope_N, next_rope)
-            hidden_BND = self._run(segment, hidden_BND)
+            hidden_BND = yield self._layers(segment, hidden_BND)
         tokens = [len(s.query_N) for s in self._segments for _ in s.layers]
         keys = [len(s.key_K) for s in self._segments for _ in s.layers]
         self.prefill_macs = llm_prefill_macs(tokens, self._model.shape, keys)
@@ -167,20 +164,31 @@ class DecoderRun:
             raise ValueError("keys and values can be reused only where no token was dropped")
         self.cache.reuse(self._previous, query_N)
 
-    def _run(self, segment: Segment, hidden_BND: Tensor) -> Tensor:
-        """Hidden states after the layers of a prefill's segment."""
+    def _layers(self, segment: Segment, hidden_BND: Tensor) -> Layers:
+        """The layers of a prefill's segment, to be run."""
         self._segments.append(segment)
         for layer in set(self._tapped) & set(segment.layers):
             self._taps[layer] = Tap([], [], [], segment.key_K)
         visible_NK = None
         if self._model.causal and len(segment.query_N) < len(segment.key_K):
             visible_NK = segment.key_K[None] <= segment.query_N[:, None]
-        with self._tapping(segment.layers, segment.query_N, segment.rope_N):
-            return self._model.run_layers(
-                hidden_BND, segment.rope_N, segment.layers, self.cache, visible_NK
-            )
+        return Layers(
+            self._model,
+            hidden_BND,
+            segment.layers,
+            segment.query_N,
+            segment.rope_N,
+            len(segment.key_K),
+            visible_NK,
+            self.cache,
+            self._taps,
+        )
 
     def step(self, embedding_BD: Tensor) -> Tensor:
+        """See `stepping`."""
+        return alone(self.stepping(embedding_BD))
+
+    def stepping(self, embedding_BD: Tensor) -> Work[Tensor]:
         """Decode one token after the prefill (causal models).
 
         Args:
@@ -195,33 +203,23 @@ class DecoderRun:
         position_1 = torch.full((1,), self._layout.length + self._steps, device=device)
         for segment in self._segments:
             rope_1 = torch.full((1,), segment.next_rope + self._steps, device=device)
-            with self._tapping(segment.layers, position_1, rope_1):
-                hidden_B1D = self._model.run_layers(hidden_B1D, rope_1, segment.layers, self.cache)
             n_keys = len(segment.key_K) + self._steps + 1
+            hidden_B1D = yield Layers(
+                self._model,
+                hidden_B1D,
+                segment.layers,
+                position_1,
+                rope_1,
+                n_keys,
+                None,
+                self.cache,
+                self._taps,
+                step=self._steps + 1,
+            )
             macs = decoder_layer_macs(1, self._model.shape, n_keys)
             self.decode_macs += len(segment.layers) * macs
         self._steps += 1
         return self._model.model.norm(hidden_B1D)[:, 0]
-
-    @contextmanager
-    def _tapping(self, layers: range, query_N: Tensor, rope_N: Tensor) -> Iterator[None]:
-        """Keep what q_proj of the tapped layers among `layers` gives while this is open."""
-
-        def keep(tap: Tap, _module: nn.Module, _inputs: Any, output_BNH: Tensor) -> None:
-            tap.queries_NH.append(output_BNH[0])
-            tap.query_N.append(query_N)
-            tap.rope_N.append(rope_N)
-
-        handles = []
-        try:
-            for layer in set(self._tapped) & set(layers):
-                block: Any = self._model.model.layers[layer]
-                hook = partial(keep, self._taps[layer])
-                handles.append(block.self_attn.q_proj.register_forward_hook(hook))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _sequence_positions(kept_V: Tensor, layout: TokenLayout) -> Tensor:

@@ -131,12 +131,13 @@
     video: (k) => k in e.videos,
   };
   let order = null;
+  const address = (path) => path.split("/").map(encodeURIComponent).join("/");
   const cellOf = (name, value) => {
     const td = document.createElement("td");
     if (number.has(name)) td.className = "number";
     if (name === "video" && value) {
       const link = document.createElement("a");
-      link.href = value.split("/").map(encodeURIComponent).join("/");
+      link.href = address(value);
       link.textContent = "watch";
       td.append(link);
     } else {
@@ -196,4 +197,52 @@
   $("previous").addEventListener("click", () => { start -= PAGE; render(); });
   $("next").addEventListener("click", () => { start += PAGE; render(); });
   select();
+
+  // Failures that were filmed, what none solved first; beside those the film of none.
+  const FILMS = 12;
+  const filmed = (path, title) => {
+    const video = document.createElement("video");
+    Object.assign(video, { src: address(path), controls: true, preload: "metadata", muted: true, title });
+    video.setAttribute("aria-label", title);
+    return video;
+  };
+  const film = (k) => {
+    const figure = document.createElement("figure");
+    const caption = document.createElement("figcaption");
+    const label = e.cells[e.cell[k]];
+    const name = document.createElement("strong");
+    name.textContent = label;
+    caption.append(name, ` ${e.suites[e.suite[k]]} task ${e.task[k]} trial ${e.trial[k]}: ${outcome(k)} after ${e.steps[k]} steps`);
+    figure.className = "film";
+    figure.append(caption, filmed(e.videos[k], label));
+    if (k in e.beside) {
+      const note = document.createElement("p");
+      note.className = "note";
+      note.textContent = "none solved it:";
+      figure.append(note, filmed(e.beside[k], "none"));
+    }
+    return figure;
+  };
+  if ($("films")) {
+    const failed = Object.keys(e.videos).map(Number).filter((k) => outcome(k) !== "success");
+    failed.sort((a, b) => (e.pair[b] === 1) - (e.pair[a] === 1) || a - b);
+    let some = [], shown = 0;
+    const more = () => {
+      $("films").append(...some.slice(shown, shown + FILMS).map(film));
+      shown = Math.min(shown + FILMS, some.length);
+      $("film-count").textContent = `${shown} of ${some.length} failed episodes with a video`;
+      $("film-more").disabled = shown === some.length;
+    };
+    const again = () => {
+      const cell = $("film-cell").value, lost = $("film-which").value === "lost";
+      some = failed.filter((k) => (cell === "" || e.cell[k] === Number(cell)) && (!lost || e.pair[k] === 1));
+      shown = 0;
+      $("films").replaceChildren();
+      more();
+    };
+    new Set(failed.map((k) => e.cell[k])).forEach((cell) => $("film-cell").append(new Option(e.cells[cell], cell)));
+    ["film-cell", "film-which"].forEach((id) => $(id).addEventListener("change", again));
+    $("film-more").addEventListener("click", more);
+    again();
+  }
 })();

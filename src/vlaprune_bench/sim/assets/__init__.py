@@ -61,7 +61,8 @@ def resolve_assets(choice: str, needed: str) -> AssetSet:
         needed: "real" or "lite": what the checkpoint was made for.
 
     Raises:
-        UserError: the folder is no asset set, or the real set is neither here nor to be had.
+        UserError: the folder is no asset set or a damaged one, or the real set is neither here nor
+            to be had.
     """
     if needed not in ("real", "lite"):
         raise UserError(f"needed={needed!r} is no asset kind: it is real or lite.")
@@ -91,8 +92,12 @@ def resolve_assets(choice: str, needed: str) -> AssetSet:
 
 
 def _asset_set(folder: Path) -> AssetSet:
-    kind = "lite" if _is_lite(folder) else "real"
-    return AssetSet(kind=kind, path=folder, hash=hash_assets(folder))
+    if not _is_lite(folder):
+        return AssetSet(kind="real", path=folder, hash=hash_assets(folder))
+    from vlaprune_bench.sim.assets.lite import check_lite
+
+    check_lite(folder)
+    return AssetSet(kind="lite", path=folder, hash=hash_assets(folder))
 
 
 def _is_lite(folder: Path) -> bool:

@@ -20,7 +20,8 @@ from vlaprune_bench.sim.assets import lite_arena, lite_fixtures, lite_objects, l
 from vlaprune_bench.types import UserError
 
 MARKER = "vlaprune-lite.json"
-"""Written last; holds the generator's hash, the suites covered and the names of all entries."""
+"""Written last; holds the generator's hash, the suites covered, the names of all entries and the
+digest of every file."""
 
 COVERED_SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90")
 """Suites whose every object, fixture and arena has an entry."""
@@ -77,5 +78,43 @@ def write_assets(folder: Path, key: str) -> None:
         "fixtures": lite_fixtures.write_fixtures(folder),
         "arenas": lite_arena.write_arenas(folder),
     }
-    marker = {"generator": key, "suites": COVERED_SUITES, "entries": entries}
+    marker = {
+        "generator": key,
+        "suites": COVERED_SUITES,
+        "entries": entries,
+        "files": {name: file_digest(folder / name) for name in _names(folder)},
+    }
     (folder / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+def check_lite(folder: Path) -> None:
+    """Compare every file with what was made: MuJoCo loads half a mesh without a word.
+
+    Raises:
+        UserError: a file is missing, was cut or changed.
+    """
+    marker = folder / MARKER
+    mend = "delete that folder: it is made anew"
+    try:
+        files = json.loads(marker.read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The lite assets in {str(folder)!r}: {MARKER} is damaged, {mend}."
+        ) from error
+    for name, digest in files.items():
+        if not (folder / name).is_file():
+            raise UserError(f"The lite assets in {str(folder)!r} lack {name!r}: {mend}.")
+        if file_digest(folder / name) != digest:
+            raise UserError(
+                f"The lite assets in {str(folder)!r} are damaged, {name!r} is not as it was made: "
+                f"{mend}."
+            )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, 16 hex digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())

@@ -1,0 +1,1 @@
+"""Parts of scripts/train_tiny.py: data, network, optimisation, held-out rollouts."""

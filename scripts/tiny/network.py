@@ -1,0 +1,244 @@
+"""The network under training: the modules inference runs, on batches, plus an auxiliary head."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
+
+from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
+from vlaprune_bench.policies.preprocess import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD
+from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
+from vlaprune_bench.policies.prismatic.model import Prismatic
+from vlaprune_bench.policies.prismatic.vision import LayerScale, PatchEmbed
+from vlaprune_bench.policies.vla import PROMPT
+from vlaprune_bench.types import TokenLayout
+
+ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
+
+
+class TinyOFT(nn.Module):
+    """An OpenVLA-OFT with gradients."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        # eager attention: its backward pass in bfloat16 is several times faster on a CPU
+        self.prismatic = Prismatic(config, "eager")
+        width = self.prismatic.language_model.width
+        self.proprio_projector = ProprioProjector(PROPRIO_DIM, width)
+        self.action_head = L1Head(width, ACTION_DIM)
+        self.auxiliary = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, AUX_DIM)
+        )
+        self.stop = config["text_config"]["eos_token_id"]
+
+    def forward(
+        self, pixels_BCHW: Tensor, proprio_BP: Tensor, prompt_T: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What `OpenVLAOFT.forward` does without pruning, for samples of one prompt.
+
+        Args:
+            pixels_BCHW: as `policies.preprocess.pixel_values` gives them, one sample a row.
+            proprio_BP: normalised robot state.
+            prompt_T: prompt tokens; or (B, T), one prompt a sample, all of one length.
+
+        Returns:
+            (B, 8, 7) normalised actions, and (B, 7) what the auxiliary head says.
+        """
+        model = self.prismatic.language_model
+        batch = len(pixels_BCHW)
+        patches_BVD = self.prismatic.patches(pixels_BCHW)
+        prompt_BTD = model.embed(prompt_T.expand(batch, -1))
+        stop_1 = torch.tensor([self.stop])
+        n_actions = OpenVLAOFT.chunk * ACTION_DIM
+        sequence_BLD = torch.cat(
+            [
+                prompt_BTD[:, :1],
+                patches_BVD,
+                self.proprio_projector(proprio_BP)[:, None],
+                prompt_BTD[:, 1:],
+                prompt_BTD.new_zeros(batch, n_actions, model.width),
+                model.embed(stop_1).expand(batch, -1, -1),
+            ],
+            dim=1,
+        )
+        grid = self.prismatic.vision_backbone.grid
+        layout = TokenLayout(
+            grids=(grid,) * OpenVLAOFT.cameras,
+            n_prompt=prompt_BTD.shape[1],
+            has_proprio=True,
+            n_actions=n_actions,
+            has_stop=True,
+        )
+        hidden_BLD = model.run_layers(
+            sequence_BLD, torch.arange(layout.length), range(model.n_layers)
+        )
+        rows = layout.action_rows
+        hidden_BAD = model.model.norm(hidden_BLD)[:, rows.start : rows.stop]
+        return self.action_head(hidden_BAD), self.auxiliary(hidden_BAD.mean(1))
+
+
+def make_config(tokenizer: Tokenizer, name: str, size: dict[str, int]) -> dict[str, Any]:
+    """config.json, as scripts/make_tiny.py writes it, of another shape.
+
+    Args:
+        tokenizer: of the checkpoint.
+        name: rows and reports call the checkpoint so.
+        size: patch (pixels), tower_width, tower_depth (one more than run), width, depth.
+    """
+    import make_tiny
+
+    tower = {
+        "depth": size["tower_depth"],
+        "embed_dim": size["tower_width"],
+        "num_heads": size["tower_width"] // 32,
+        "mlp_ratio": 2.0,
+        "patch": size["patch"],
+    }
+    config = make_tiny.make_config(tokenizer)
+    config["timm_model_kwargs"] = [tower, tower]
+    heads = size["width"] // 32
+    config["text_config"] |= {
+        "hidden_size": size["width"],
+        "intermediate_size": 2 * size["width"],
+        "num_hidden_layers": size["depth"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+    }
+    config["vlaprune"] = {"name": name, "trained": True, "assets": "lite"}
+    return config
+
+
+def prompt_ids(tokenizer: Tokenizer, config: dict[str, Any], instruction: str) -> list[int]:
+    """The prompt as `PrismaticVLA.start` makes it."""
+    ids = tokenizer.encode(PROMPT.format(instruction.lower())).ids
+    return [*ids, config["prompt_suffix_token_id"]]
+
+
+def initialise(model: TinyOFT, seed: int, fixed: Tensor) -> None:
+    """Random weights; branches of residual blocks start small.
+
+    Args:
+        fixed: (7,) bool, action dimensions the demonstrations never use. Their rows of the head
+            are 0 with bias -1: un-normalised, exactly no motion, which makes the controller hold
+            the orientation it was told (a rotation of 1e-9 would make it follow the drift).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    depth = model.prismatic.language_model.n_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            std = module.weight[0].numel() ** -0.5
+            if name.endswith(("o_proj", "down_proj", "attn.proj", "mlp.fc2")):
+                std /= math.sqrt(2 * depth)
+            nn.init.normal_(module.weight, std=std, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5, generator=generator)
+        elif isinstance(module, LayerScale):
+            nn.init.ones_(module.scale_factor)
+        elif isinstance(module, nn.LayerNorm | LlamaRMSNorm):
+            nn.init.ones_(module.weight)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("pos_embed", "cls_token", "reg_token")):
+            nn.init.normal_(parameter, std=0.3, generator=generator)
+    last = model.action_head.model.fc2
+    with torch.no_grad():
+        last.weight.mul_(0.3)
+        last.weight[fixed] = 0.0
+        last.bias[fixed] = -1.0
+
+
+def hold_fixed(model: TinyOFT, fixed: Tensor) -> None:
+    """Take the gradient from the head's rows of action dimensions nobody uses."""
+    last = model.action_head.model.fc2
+    assert last.weight.grad is not None
+    assert last.bias.grad is not None
+    last.weight.grad[fixed] = 0.0
+    last.bias.grad[fixed] = 0.0
+
+
+def pixels(images_B: Tensor, gain_BN: Tensor, offset_BN: Tensor, dtype: torch.dtype) -> Tensor:
+    """`preprocess.pixel_values` for a batch, of frames made brighter and more contrasted.
+
+    Args:
+        images_B: (B, 2, 3, H, W) uint8.
+        gain_BN: (B, 2) factor of contrast about mid grey, one a camera; 1: as is.
+        offset_BN: (B, 2) added brightness, in units of full range.
+
+    Returns:
+        (B, 12, H, W).
+    """
+    towers = []
+    x = images_B.to(dtype)
+    for mean, std in ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD)):
+        mean_C, std_C = torch.tensor(mean), torch.tensor(std)
+        scale = gain_BN[..., None] / (255.0 * std_C)
+        shift = (0.5 * (1.0 - gain_BN[..., None]) + offset_BN[..., None] - mean_C) / std_C
+        towers.append(x * scale[..., None, None].to(dtype) + shift[..., None, None].to(dtype))
+    return torch.cat(towers, dim=2).flatten(1, 2)
+
+
+def linear_patches(module: PatchEmbed, image_BCHW: Tensor) -> Tensor:
+    """`PatchEmbed.forward` as one matrix product: on a CPU its gradient is far cheaper."""
+    weight = module.proj.weight
+    side = weight.shape[-1]
+    patches = image_BCHW.unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    rows_BVP = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    return F.linear(rows_BVP, weight.flatten(1), module.proj.bias)
+
+
+def speed_up(model: TinyOFT, compiled: bool) -> None:
+    """Replace slow forwards by equal ones; with `compiled`, by generated code (needs a C++)."""
+    backbone = model.prismatic.vision_backbone
+    towers = (backbone.featurizer, backbone.fused_featurizer)
+    for tower in towers:
+        tower.patch_embed.forward = partial(linear_patches, tower.patch_embed)
+    if not compiled:
+        return
+    torch._dynamo.config.recompile_limit = 64  # one variant a prompt length
+    layer_forward = torch.compile(LlamaDecoderLayer.forward, dynamic=False)
+    for layer in model.prismatic.language_model.model.layers:
+        layer.forward = MethodType(layer_forward, layer)
+    for module in (*towers, model.prismatic.projector):
+        module.forward = torch.compile(module.forward, dynamic=False)
+
+
+def export(
+    weights: dict[str, Tensor],
+    folder: Path,
+    config: dict[str, Any],
+    tokenizer: Tokenizer,
+    statistics: dict[str, Any],
+) -> None:
+    """Write a checkpoint folder in the published layout; the auxiliary head stays behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, dict[str, Tensor]] = {
+        "prismatic": {},
+        "proprio_projector": {},
+        "action_head": {},
+        "auxiliary": {},
+    }
+    for name, value in weights.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value.detach().to(torch.float16).contiguous()
+    save_file(parts["prismatic"], folder / "model.safetensors")
+    for part in ("proprio_projector", "action_head"):
+        state = {f"module.{name}": value for name, value in parts[part].items()}
+        torch.save(state, folder / f"{part}--0_checkpoint.pt")
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
+    for file, content in (
+        ("config.json", config),
+        ("dataset_statistics.json", {f"{suite}_no_noops": s for suite, s in statistics.items()}),
+    ):
+        (folder / file).write_text(json.dumps(content, indent=1) + "\n")

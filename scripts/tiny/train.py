@@ -1,0 +1,272 @@
+"""The training loop: batches, optimiser, averaged weights, state on disk."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from tiny.data import Demos
+from tiny.network import TinyOFT, hold_fixed, pixels
+from vlaprune_bench.types import UserError
+
+GRIPPER_WEIGHT = 2.0
+"""Its targets are 0 and 1, half as far apart as the ends of the other dimensions."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """What the result depends on, beside data and shape of the network."""
+
+    seed: int = 0
+    steps: int = 8000
+    micro_batch: int = 16
+    """Samples of one prompt length, through the network together."""
+    micro_batches: int = 4
+    """Of an optimiser step."""
+    rate: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.3
+    """Last part of the steps, in which the rate falls to 0 along a cosine."""
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    averaging: float = 0.998
+    """Of the exported weights, a step."""
+    auxiliary: float = 0.5
+    """Weight of the auxiliary loss."""
+    contrast: float = 0.2
+    brightness: float = 0.1
+    """Largest change of a frame, at random."""
+    proprio_noise: float = 0.02
+    dtype: str = "bfloat16"
+
+
+class Trainer:
+    """A training run that can be stopped and continued at any step."""
+
+    def __init__(
+        self,
+        model: TinyOFT,
+        demos: Demos,
+        prompts: list[list[int]],
+        optimisation: Optimisation,
+    ) -> None:
+        """
+        Args:
+            model: initialised, float32.
+            demos: the samples.
+            prompts: tokens of each of `demos.instructions`.
+        """
+        self.model, self.demos, self.o = model, demos, optimisation
+        self.step = 0
+        self.log: list[dict[str, float]] = []
+        self.rollouts: list[dict[str, Any]] = []
+        self.best = -1.0
+        self.fixed = torch.from_numpy(demos.fixed)
+        self.prompts = [torch.tensor(p) for p in prompts]
+        self.dtype = getattr(torch, optimisation.dtype)
+        self.named = dict(model.named_parameters())
+        # the network computes in `dtype`; the optimiser moves float32 copies
+        self.master = {k: p.detach().clone().float() for k, p in self.named.items()}
+        self.average = {k: p.clone() for k, p in self.master.items()}
+        model.to(self.dtype)
+        matrices = [p for p in self.master.values() if p.ndim > 1]
+        others = [p for p in self.master.values() if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": optimisation.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            betas=(0.9, 0.98),
+            foreach=True,
+        )
+        self.groups = self._groups(~demos.held_out_N)
+        self.held_out = self._groups(demos.held_out_N)
+
+    def _groups(self, wanted_N: np.ndarray) -> list[np.ndarray]:
+        """Indices of samples whose prompts have one length, for every length there is."""
+        lengths = np.array([len(p) for p in self.prompts])[self.demos.instruction_N]
+        return [np.flatnonzero(wanted_N & (lengths == n)) for n in np.unique(lengths[wanted_N])]
+
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        o = self.o
+        left = (o.steps - self.step) / max(1.0, o.decay * o.steps)
+        return (
+            o.rate
+            * min(1.0, (self.step + 1) / o.warmup)
+            * (0.5 - 0.5 * math.cos(math.pi * min(1.0, left)))
+        )
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; the batch follows from seed and step alone."""
+        o, start = self.o, time.perf_counter()
+        rng = np.random.default_rng([o.seed, self.step])
+        sizes = np.array([len(g) for g in self.groups])
+        parts: dict[str, float] = {"data_s": 0.0}
+        for chosen in rng.choice(len(sizes), o.micro_batches, p=sizes / sizes.sum()):
+            begun = time.perf_counter()
+            group = self.groups[chosen]
+            index_B = rng.choice(group, o.micro_batch, replace=len(group) < o.micro_batch)
+            batch = self._batch(index_B, rng)
+            parts["data_s"] += time.perf_counter() - begun
+            losses = self._losses(*batch)
+            (losses["loss"] / o.micro_batches).backward()
+            for name, value in losses.items():
+                parts[name] = parts.get(name, 0.0) + value.item() / o.micro_batches
+        begun = time.perf_counter()
+        parts["norm"] = self._update()
+        now = time.perf_counter()
+        parts |= {"update_s": now - begun, "step_s": now - start, "rate": self.rate()}
+        self.step += 1
+        self.log.append({"step": self.step, **parts})
+        return parts
+
+    def _update(self) -> float:
+        """Move the weights along their gradients; the gradients' norm."""
+        hold_fixed(self.model, self.fixed)
+        for name, parameter in self.named.items():
+            assert parameter.grad is not None
+            self.master[name].grad = parameter.grad.float()
+            parameter.grad = None
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
+        norm = torch.nn.utils.clip_grad_norm_(self.master.values(), self.o.clip)
+        self.optimiser.step()
+        # early on, an average over few steps: the first weights are soon forgotten
+        keep = min(self.o.averaging, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            last = "action_head.model.fc2.weight"
+            self.master[last][self.fixed] = 0.0
+            torch._foreach_lerp_(
+                list(self.average.values()), list(self.master.values()), 1.0 - keep
+            )
+        self._put(self.master)
+        return float(norm)
+
+    def _batch(self, index_B: np.ndarray, rng: np.random.Generator | None) -> tuple[Tensor, ...]:
+        """Pixels, proprio, prompts, actions and auxiliary targets; augmented where `rng` is."""
+        o, demos, shape = self.o, self.demos, (len(index_B), 2)
+        gain, offset = np.ones(shape), np.zeros(shape)
+        proprio = demos.proprio_NP[index_B]
+        if rng is not None:
+            gain += rng.uniform(-o.contrast, o.contrast, shape)
+            offset += rng.uniform(-o.brightness, o.brightness, shape)
+            proprio = proprio + o.proprio_noise * rng.standard_normal(proprio.shape)
+        aug = [torch.from_numpy(x).float() for x in (gain, offset)]
+        prompts = torch.stack([self.prompts[k] for k in demos.instruction_N[index_B]])
+        return (
+            pixels(demos.images(index_B), *aug, self.dtype),
+            torch.from_numpy(proprio).to(self.dtype),
+            prompts,
+            torch.from_numpy(demos.actions_NA[index_B]),
+            torch.from_numpy(demos.aux_NX[index_B]),
+        )
+
+    def _losses(
+        self,
+        pixels_BCHW: Tensor,
+        proprio_BP: Tensor,
+        prompt_BT: Tensor,
+        actions: Tensor,
+        aux: Tensor,
+    ) -> dict[str, Tensor]:
+        said, told = (x.float() for x in self.model(pixels_BCHW, proprio_BP, prompt_BT))
+        error = (said - actions).abs()
+        motion, gripper = error[..., :-1], error[..., -1].mean()
+        motion = (
+            motion.sum() / (motion[0, 0].numel() - int(self.fixed.sum())) / motion[..., 0].numel()
+        )
+        place = (told[:, :6] - aux[:, :6]).abs().mean()
+        holding = torch.nn.functional.binary_cross_entropy_with_logits(told[:, 6], aux[:, 6])
+        loss = motion + GRIPPER_WEIGHT * gripper + self.o.auxiliary * (place + 0.5 * holding)
+        return {
+            "loss": loss,
+            "motion": motion.detach(),
+            "gripper": gripper.detach(),
+            "place": place.detach(),
+            "holding": holding.detach(),
+        }
+
+    @torch.no_grad()
+    def validate(self, samples: int = 256) -> dict[str, float]:
+        """Losses of the averaged weights on demonstrations that were held out."""
+        total: dict[str, float] = {}
+        count = 0
+        with self.averaged():
+            for group in self.held_out:
+                n = self.o.micro_batch
+                picked = group[:: max(1, len(group) * len(self.held_out) // samples)]
+                for start in range(0, len(picked) - n + 1, n):
+                    losses = self._losses(*self._batch(picked[start : start + n], None))
+                    count += 1
+                    for name, value in losses.items():
+                        total[name] = total.get(name, 0.0) + value.item()
+        return {f"held_out_{name}": value / count for name, value in total.items()}
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While this is open, the network has the averaged weights."""
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(self.master)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.named.items():
+            parameter.copy_(weights[name])
+
+    def save(self, path: Path, settings: dict[str, Any]) -> None:
+        """Write all that the rest of the run depends on."""
+        part = path.with_suffix(".part")
+        torch.save(
+            {
+                "step": self.step,
+                "best": self.best,
+                "master": self.master,
+                "average": self.average,
+                "optimiser": self.optimiser.state_dict(),
+                "log": self.log,
+                "rollouts": self.rollouts,
+                "settings": settings,
+                "optimisation": asdict(self.o),
+            },
+            part,
+        )
+        part.replace(path)
+        pd.DataFrame(self.log).to_parquet(path.with_name("log.parquet"))
+        if self.rollouts:
+            pd.DataFrame(self.rollouts).to_parquet(path.with_name("rollouts.parquet"))
+
+    def load(self, path: Path, settings: dict[str, Any]) -> None:
+        """Go on where `save` was called.
+
+        Raises:
+            UserError: the state is of a run with other settings.
+        """
+        state = torch.load(path, weights_only=True)
+        for key, value in settings.items():
+            if state["settings"].get(key) != value:
+                raise UserError(
+                    f"--out: {path} was trained with {key} {state['settings'].get(key)}, not "
+                    f"{value}; choose another folder."
+                )
+        self.step, self.best = state["step"], state["best"]
+        self.log, self.rollouts = state["log"], state["rollouts"]
+        with torch.no_grad():
+            for name in self.named:
+                self.master[name].copy_(state["master"][name])
+                self.average[name].copy_(state["average"][name])
+        self._put(self.master)
+        self.optimiser.load_state_dict(state["optimiser"])

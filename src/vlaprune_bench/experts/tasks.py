@@ -1,0 +1,108 @@
+"""What each task needs said about it: where to grip, on which side, how to turn the hand."""
+
+from __future__ import annotations
+
+from vlaprune_bench.experts.skills import Expert, Grip, PickPlace, Put
+from vlaprune_bench.experts.world import World
+
+RIM = 0.049
+"""From a bowl's centre to its rim."""
+BOWL_GRASP = 0.043
+"""From a bowl's bottom to the fingertips."""
+
+DRAWER_CLEAR = 0.030
+"""How far to the side of the drawer's middle open fingers may go in."""
+LEFT, RIGHT = 1, -1
+SPATIAL_SIDES = {8: RIGHT}
+"""Which rim of the bowl is gripped (the left one is towards world +y), by task; else the left."""
+
+
+BASKET_RIM = 0.165
+"""Height a thing's bottom passes the basket's rim at."""
+BASKET_LOW = 0.125
+"""Least height of the fingertips when they let go: below it the hand meets the rim."""
+
+
+OBJECT_SHIFT = {1: -0.025}
+"""Grip this far from the middle (world x), by task: a can beside the cheese is in the hand's way."""
+
+
+BOWL = "akita_black_bowl_1"
+GOAL = {
+    1: (
+        Grip(BOWL, (0.0, RIM, BOWL_GRASP)),
+        Put("flat_stove_1_cook_region", (0.0, 0.0, 0.030)),
+    ),
+    2: (
+        Grip("wine_bottle_1", (0.0, 0.0, 0.11)),
+        Put("wooden_cabinet_1_top_side", (0.0, 0.0, 0.004), carry=1.28),
+    ),
+    4: (
+        Grip(BOWL, (0.0, RIM, BOWL_GRASP)),
+        Put("wooden_cabinet_1_top_side", (0.0, 0.0, 0.006), carry=1.23),
+    ),
+    5: (
+        Grip("plate_1", (0.0, 0.055, 0.010)),
+        Put("main_table_stove_front_region", (0.0, 0.0, 0.008), carry=0.95),
+    ),
+    6: (
+        Grip("cream_cheese_1", (0.0, 0.0, 0.004)),
+        Put(BOWL, (0.0, 0.0, 0.045), carry=1.03),
+    ),
+    8: (
+        Grip(BOWL, (0.0, RIM, BOWL_GRASP)),
+        Put("plate_1", (0.0, 0.0, 0.004)),
+    ),
+    9: (
+        Grip("wine_bottle_1", (0.0, 0.0, 0.11)),
+        Put("wine_rack_1_top_region", (0.0, -0.04, 0.02), carry=1.28),
+    ),
+}
+
+
+def make_expert(suite: str, task: int, world: World) -> Expert:
+    """The expert of a task, for the episode `world` shows the beginning of."""
+    return {"libero_spatial": _spatial, "libero_object": _object, "libero_goal": _goal}[suite](task, world)
+
+
+def _spatial(task: int, world: World) -> Expert:
+    _, name, place = world.goal()
+    side = SPATIAL_SIDES.get(task, LEFT)
+    put = Put(place, (0.0, 0.0, 0.004))
+    if task == 4:
+        # In the drawer only its right-hand side leaves the open fingers room: the hand is turned
+        # along its width, goes in clear of the wall, and comes to the rim while it closes.
+        cabinet = "wooden_cabinet_1"
+        across = (world.position(name) - world.position(cabinet)) @ world.axes(cabinet)[:, 0]
+        slide = max(0.0, RIM - DRAWER_CLEAR - across)
+        grip = Grip(
+            name, (0.0, -RIM, BOWL_GRASP), (0.0, 0.0, 1.12), lift=0.08, slide=(0.0, slide, 0.0)
+        )
+        return PickPlace(world, grip, put)
+    return PickPlace(world, Grip(name, (0.0, side * RIM, BOWL_GRASP)), put)
+
+
+def _object(task: int, world: World) -> Expert:
+    _, name, region = world.goal()
+    low, high = world.box(name)
+    height = max(0.012, high[2] - 0.035)
+    above = height - low[2]
+    start = world.position(name)
+    middle = (low + high)[:2] / 2 - start[:2]
+    release = max(BASKET_LOW, above + 0.02) - (height - start[2])
+    return PickPlace(
+        world,
+        Grip(name, (middle[0] + OBJECT_SHIFT.get(task, 0.0), middle[1], height - start[2])),
+        Put(
+            region,
+            (0.0, 0.0, release - world.position(region)[2]),
+            carry=BASKET_RIM + above,
+            near=0.01,
+            far=0.04,
+        ),
+    )
+
+
+def _goal(task: int, world: World) -> Expert:
+    grip, put = GOAL[task]
+    return PickPlace(world, grip, put)

@@ -1,0 +1,188 @@
+"""Worker processes of this machine, and how many it can take.
+
+`Worker` and `Pool` are what the server of episodes (`serve`) knows of simulators elsewhere; a
+transport of another kind (a cluster) implements these two.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import wait as wait_for
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from vlaprune_bench.rollout.messages import Message, Order, WorkerDied
+from vlaprune_bench.types import ActionChunk
+
+MODULE = "vlaprune_bench.rollout.worker"
+"""What a worker process runs."""
+WORKER_MIB = 512
+"""Memory of a worker: 250 MiB of its own with a task of LIBERO open, more while it is opened."""
+SPARE_MIB = 1024
+"""Memory left alone when workers are counted."""
+EXIT_S = 10.0
+"""How long a process that has closed its socket may take to end."""
+LOG_CHARS = 300
+"""Of the last line a dead worker printed."""
+
+
+class Worker(Protocol):
+    """A simulator elsewhere: takes orders and answers, gives messages.
+
+    It must say `Ready` first. It ends by itself when this process does.
+    """
+
+    def send(self, message: Order | ActionChunk | None) -> None:
+        """Give an order, or the answer to a `Call` (None: the call failed). Does not wait, and does
+        not complain where the worker has died: `receive` does."""
+        ...
+
+    def receive(self) -> Message:
+        """The next message; waits for it.
+
+        Raises:
+            WorkerDied: there will be none.
+        """
+        ...
+
+    def kill(self) -> None:
+        """End it now, whatever it does; harmless where it has ended."""
+        ...
+
+
+class Pool(Protocol):
+    """Where workers come from."""
+
+    def start(self) -> Worker:
+        """Start a worker; does not wait until it stands."""
+        ...
+
+    def wait(self, workers: Sequence[Worker], timeout: float | None) -> Sequence[Worker]:
+        """Those of `workers` that have a message or have died, as soon as there is one.
+
+        Args:
+            workers: started by this pool.
+            timeout: seconds until it returns in any case; None: for ever.
+        """
+        ...
+
+
+class Process:
+    """A worker in a process of this machine, at the other end of a socket."""
+
+    def __init__(self, module: str) -> None:
+        self.socket, theirs = Pipe()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `kill`
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            pass_fds=[theirs.fileno()],
+            process_group=0,  # Ctrl-C is for this process to deal with
+            env={
+                "OMP_NUM_THREADS": "1",  # one worker a core
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            },
+        )
+        theirs.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, message: Order | ActionChunk | None) -> None:
+        with suppress(OSError):  # it has died, which `receive` tells
+            self.socket.send(message)
+
+    def receive(self) -> Message:
+        try:
+            return cast(Message, self.socket.recv())
+        except (EOFError, OSError):
+            how = self._how_it_ended()
+        self.kill()
+        raise WorkerDied(how)
+
+    def _how_it_ended(self) -> str:
+        try:
+            code = self._process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            return "it closed its socket"
+        if code < 0:
+            how = f"it was killed by signal {-code} ({signal.Signals(-code).name})"
+        else:
+            how = f"it ended with exit code {code}"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{how}: {last[-LOG_CHARS:]}" if last else how
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.socket.close()
+        self._log.close()
+
+
+class Processes:
+    """A `Pool` of processes of this machine."""
+
+    def start(self) -> Process:
+        return Process(MODULE)
+
+    def wait(self, workers: Sequence[Worker], timeout: float | None) -> Sequence[Worker]:
+        by_socket: dict[Any, Worker] = {cast(Process, worker).socket: worker for worker in workers}
+        return [by_socket[socket] for socket in wait_for(list(by_socket), timeout)]
+
+
+def count_workers(asked: int | Literal["auto"]) -> tuple[int, str | None]:
+    """How many workers to run, and, where that was for us to say, why so many."""
+    if asked != "auto":
+        return asked, None
+    cores, mib = usable_cores(), available_mib()
+    fit = max(1, int((mib - SPARE_MIB) // WORKER_MIB))
+    number = max(1, min(cores, fit))
+    return number, (
+        f"--workers auto: {number} ({cores} cores, {mib / 1024:.1f} GiB of memory available, "
+        f"{WORKER_MIB / 1024:g} GiB a worker)"
+    )
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity, and the quota of its control group."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    quota = _control_group("cpu.max").split()
+    if len(quota) == 2 and quota[0] != "max":
+        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
+    return cores
+
+
+def available_mib() -> float:
+    """Memory that can still be taken: of the machine, and of the control group, MiB."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():  # what the kernel would give, file caches included
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        mib = int(lines["MemAvailable"].split()[0]) / 2**10
+    else:
+        mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    limit, used = _control_group("memory.max").strip(), _control_group("memory.current").strip()
+    if limit.isdecimal() and used.isdecimal():
+        stat = dict(line.split() for line in _control_group("memory.stat").splitlines())
+        free = int(limit) - int(used) + int(stat.get("inactive_file", 0))  # caches give way
+        mib = min(mib, free / 2**20)
+    return mib
+
+
+def _control_group(name: str) -> str:
+    """A file of this container's control group (version 2), or "" where there is none."""
+    path = Path("/sys/fs/cgroup") / name
+    return path.read_text() if path.is_file() else ""

@@ -1,0 +1,145 @@
+"""An episode as the policy's side sees it: what it remembers, and the rows it becomes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vlaprune_bench.policies.base import Memory
+from vlaprune_bench.rollout.messages import Call, Ended, Opened, Scene
+from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, EpisodeSpec, Status
+
+if TYPE_CHECKING:
+    from vlaprune_bench.rollout.engine import Engine
+
+
+@dataclass(frozen=True)
+class Job:
+    """An episode to run."""
+
+    engine: Engine
+    spec: EpisodeSpec
+    note: str | None = None
+    """What the reader of its row must know besides."""
+
+
+@dataclass
+class Running:
+    """An episode that is being played somewhere."""
+
+    job: Job
+    workers: int
+    """Simulator processes of this run."""
+    opened: Opened | None = None
+    scene: Scene | None = None
+    memory: Memory | None = None
+    calls: list[CallRow] = field(default_factory=list)
+    error: str | None = None
+    """Why its last call failed."""
+
+    def __post_init__(self) -> None:
+        self.episode_id = self.job.engine.episode_id(self.job.spec)
+        self.started = datetime.now(UTC)
+        self.clock = time.perf_counter()
+
+    def remember(self) -> Memory:
+        """Its memory, made at the first call, with the method's own."""
+        if self.memory is None:
+            assert self.opened is not None
+            engine, spec = self.job.engine, self.job.spec
+            engine.policy.pruner = engine.config.pruner  # of many engines that share the policy
+            self.memory = engine.policy.start(self.opened.instruction, engine.seed(spec))
+        return self.memory
+
+    def moved(self, path: float) -> None:
+        """Note what the end effector did after the last call."""
+        if self.calls:
+            self.calls[-1] = replace(self.calls[-1], eef_displacement=path)
+
+    def answered(self, request: Call, chunk: ActionChunk) -> None:
+        """Note a call."""
+        self.calls.append(
+            CallRow(
+                episode_id=self.episode_id,
+                call=len(self.calls),
+                step=request.steps,
+                warmup=self.job.engine.is_first(chunk.measures),
+                eef_displacement=0.0,
+                **asdict(chunk.measures),
+            )
+        )
+
+    def where(self) -> str:
+        """How far it has come, in words."""
+        if self.scene is None:
+            return "before its scene stood"
+        return f"after policy call {len(self.calls) - 1}" if self.calls else "after its reset"
+
+    def finish(self, ended: Ended) -> tuple[EpisodeRow, list[CallRow]]:
+        """The rows of an episode that came to an end."""
+        self.moved(ended.moved)
+        error = self.error or ended.error
+        return self._row(
+            status=Status.OK if error is None else Status.ERROR,
+            error=error,
+            success=ended.success if error is None else None,
+            steps=ended.steps,
+            actions_hash=ended.actions_hash,
+        )
+
+    def give_up(self, status: Status, error: str) -> tuple[EpisodeRow, list[CallRow]]:
+        """The rows of an episode whose simulator is gone."""
+        steps = self.calls[-1].step if self.calls else 0
+        return self._row(status=status, error=error, success=None, steps=steps, actions_hash=None)
+
+    def _row(self, **outcome: Any) -> tuple[EpisodeRow, list[CallRow]]:
+        engine, spec = self.job.engine, self.job.spec
+        opened, scene = self.opened or engine.look_up(spec), self.scene
+        row = EpisodeRow(
+            **outcome,
+            episode_id=self.episode_id,
+            calls=len(self.calls),
+            init_state_hash=scene.init_state_hash if scene else None,
+            scene_hash=scene.scene_hash if scene else None,
+            task_name=opened.name,
+            instruction=opened.instruction,
+            wall_s=time.perf_counter() - self.clock,
+            reset_s=scene.reset_s if scene else None,
+            started_at=self.started.isoformat(timespec="seconds"),
+            sim=scene.sim if scene else engine.config.sim,
+            self_check=scene.self_check if scene else None,
+            warnings=[*engine.warnings(), *self._warnings()],
+            batch_size=max((call.batch_size for call in self.calls), default=1),
+            workers=self.workers,
+            **_costs(self.calls),
+            **engine.shared(spec),
+        )
+        return row, self.calls
+
+    def _warnings(self) -> list[str]:
+        check = self.scene.self_check if self.scene else None
+        found = []
+        if check not in (None, "passed"):
+            found.append(f"the fast simulator path is not exact here ({check}): took the reference")
+        return [*found, self.job.note] if self.job.note else found
+
+
+def _costs(calls: list[CallRow]) -> dict[str, Any]:
+    """Means over an episode's calls; None where there is nothing to average."""
+    steady = [call.latency_total_ms for call in calls if not call.warmup]
+
+    def mean(values: list[float]) -> float | None:
+        return float(np.mean(values)) if values else None
+
+    return {
+        "pruned_call_fraction": mean([float(call.pruned) for call in calls]),
+        "visual_tokens_kept_mean": mean([float(call.visual_tokens_kept) for call in calls]),
+        "llm_prefill_macs_mean": mean([float(call.llm_prefill_macs) for call in calls]),
+        "total_flops_mean": mean([float(call.total_flops) for call in calls]),
+        "latency_p50_ms": float(np.median(steady)) if steady else None,
+        "latency_mean_ms": mean(steady),
+    }

@@ -1,0 +1,209 @@
+"""Sweeps on a Ray cluster of several nodes, all on this machine: what is lost is run again."""
+
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from tests.rollout.test_engine import INFO
+from vlaprune_bench.cli import sweep as cli
+from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.pruning import Pruner, methods
+from vlaprune_bench.rollout.display import Display
+from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.interrupt import INTERRUPTED
+from vlaprune_bench.rollout.messages import Refused
+from vlaprune_bench.rollout.running import Job
+from vlaprune_bench.rollout.serve import Schedule
+from vlaprune_bench.store import load_results
+from vlaprune_bench.sweep.file import load_sweep
+from vlaprune_bench.sweep.run import run_sweep
+from vlaprune_bench.types import UserError
+
+
+@contextmanager
+def nodes_of_a_cluster(cpus):
+    """A cluster with a node for each number of CPUs, beside its head, which has none."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    small = {"object_store_memory": 100 * 2**20}
+    cluster = cluster_utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+    )
+    try:
+        yield cluster, [cluster.add_node(num_cpus=n, **small) for n in cpus]
+    finally:
+        cluster.shutdown()
+
+
+def run_while_a_node_dies(path):
+    """Run a sweep on two nodes; once a row is there, one that still has episodes is killed.
+
+    Returns:
+        What the launcher said.
+    """
+    with nodes_of_a_cluster([1, 1]) as (cluster, nodes):
+        from vlaprune_bench.sweep import ray
+
+        said, killed = [], []
+
+        class Watched(ray.RayLauncher):
+            def run(self, jobs, scenes, stopping, say):
+                assert len(self._posts) == 2
+                for done in super().run(jobs, scenes, stopping, said.append):
+                    if not killed:
+                        victim = next(post for post in self._posts if post.given)
+                        killed.extend(n for n in nodes if n.node_id == victim.place.node)
+                        cluster.remove_node(killed[0], allow_graceful=False)
+                    yield done
+
+        sweep = load_sweep(path, overrides={"output": str(path.parent / "out")})
+        with Watched(cluster.address) as launcher:
+            assert run_sweep(sweep, [], launcher=launcher) == 0
+        assert killed
+    return said
+
+
+PLUGIN = """
+from dataclasses import dataclass
+from vlaprune_bench.pruning import Pruner, ScoredPruner
+
+@Pruner.register_subclass("loud")
+@dataclass(frozen=True)
+class Loud(ScoredPruner):
+    def score(self, context, memory):
+        return context.patches.float().norm(dim=-1)
+"""
+FILE = """
+base: {checkpoint: tiny, assets: lite, task_ids: [0], trials: 3, max_steps: 16, workers: 2}
+cells: [{pruner: loud}]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_ctrl_c_and_going_on_with_a_method_of_ones_own(tmp_path, monkeypatch, capsys):
+    """From the command line, two simulators beside the policy; the method is known here alone."""
+    for name, text in (("loud.py", PLUGIN), ("study.yaml", FILE)):
+        (tmp_path / name).write_text(text)
+    show, pressed = Display.show, []
+
+    def press_once(self, cell, row):
+        show(self, cell, row)
+        if not pressed:
+            pressed.append(os.kill(os.getpid(), signal.SIGINT))
+
+    monkeypatch.setattr(Display, "show", press_once)
+    with nodes_of_a_cluster([2]) as (cluster, _):
+        command = ["run", str(tmp_path / "study.yaml"), "--plugin", str(tmp_path / "loud.py")]
+        command += ["--output", str(tmp_path / "out"), "--launcher", "ray"]
+        command += ["--address", cluster.address]
+        codes, known = [], methods()
+        for _ in range(3):
+            monkeypatch.setattr(Pruner, "_choice_registry", dict(known))  # a process of its own
+            with pytest.raises(SystemExit) as end:
+                cli.run(command)
+            codes.append(end.value.code)
+    assert codes == [INTERRUPTED, 0, 0]
+    rows = load_results(tmp_path / "out")
+    assert Counter(rows.method) == {"none": 3, "loud": 3}
+    assert set(rows.status) == {"ok"}
+    assert set(rows.workers) == {2}
+    told = capsys.readouterr().out
+    assert "1 policies on 1 nodes, 2 simulators beside them" in told
+    assert "6 of 6 episodes are in" in told
+
+
+@pytest.fixture
+def launcher():
+    """A launcher without a cluster, of an evaluation that a host has loaded."""
+    pytest.importorskip("ray")
+    from vlaprune_bench.sweep import ray
+
+    made = object.__new__(ray.RayLauncher)
+    made._cells = [EvalConfig()]
+    made._checkpoint = SimpleNamespace(hash=INFO.checkpoint_hash)
+    made._assets = SimpleNamespace(kind="lite", hash="a55e7")
+    made._first = None
+    return made
+
+
+@pytest.fixture
+def post():
+    pytest.importorskip("ray")
+    from vlaprune_bench.sweep.ray import Place, Post
+
+    return Post(Place("id", "node two (id)", 0, 2.0), 2, None, None)
+
+
+def loaded(assets="a55e7", **info):
+    from vlaprune_bench.sweep.ray_actors import Loaded
+
+    kind = SimpleNamespace(kind="lite", hash=assets)
+    return Loaded(SimpleNamespace(**{**vars(INFO), **info}), kind, "egl")
+
+
+def test_a_node_must_have_the_files_of_the_driver(launcher, post):
+    launcher._accept(post, loaded())
+    assert post.loaded
+    for there, sentence in (
+        (
+            loaded(checkpoint_hash="0ther"),
+            "its files of checkpoint tiny have hash 0ther, here it is",
+        ),
+        (loaded(assets="0ther"), "its lite assets have hash 0ther, here it is a55e7"),
+        (loaded(dtype="bfloat16"), "its policy runs in bfloat16 on .* give --dtype"),
+        (Refused("--checkpoint is x; no such folder."), "--checkpoint is x; no such folder"),
+    ):
+        with pytest.raises(UserError, match=rf"^node two \(id\): {sentence}"):
+            launcher._accept(post, there)
+
+
+def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launcher, post):
+    pytest.importorskip("libero")
+    policy = SimpleNamespace(info=INFO)
+    engine = Engine(EvalConfig(max_steps=16), None, policy, launcher._assets, "egl")
+    attempts, schedule = Counter(), Schedule([])
+    jobs = [Job(engine, engine.specs()[0])]
+    for attempt in (1, 2):
+        assert list(launcher._lost(post, jobs, attempts, schedule)) == []
+        jobs = [schedule.take(None, [])]
+        assert f"(attempt {attempt})" in jobs[0].note
+    ((_, row, calls),) = launcher._lost(post, jobs, attempts, schedule)
+    assert not schedule
+    assert (row.status, row.success, calls) == ("error", None, [])
+    assert row.error == "its node was lost 3 times, the last one was node two (id)"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--launcher", "ray"], "--address is auto; no Ray cluster answers there"),
+        (["--address", "auto"], "--address is auto; it is read with --launcher ray alone"),
+    ],
+)
+def test_what_is_wrong_with_the_address(options, sentence, tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "study.yaml").write_text("base: {trials: 1}")
+    with pytest.raises(UserError, match=sentence):
+        cli.run(["run", str(tmp_path / "study.yaml"), *options])
+
+
+def test_without_ray_one_sentence_names_the_extra(tmp_path, monkeypatch, capsys):
+    (tmp_path / "study.yaml").write_text("base: {trials: 1}")
+    for name in ("vlaprune_bench.sweep.ray", "vlaprune_bench.sweep.ray_actors"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(
+        sys, "argv", ["vlaprune-sweep", "run", str(tmp_path / "study.yaml"), "--launcher", "ray"]
+    )
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    told = capsys.readouterr().err
+    assert "pip install 'vlaprune-bench[ray]'" in told
+    assert told.count("\n") == 1
