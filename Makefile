@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-profile test test-fast lint format gallery clean
+.PHONY: help setup demo bench-profile test test-fast lint format gallery demos train-tiny clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -49,11 +49,22 @@ test: $(STAMP)  ## lint, types and every test
 test-fast: $(STAMP)  ## the unit tests alone
 	$(BIN)/python -m pytest -m "not sim and not slow and not smoke"
 
+# the same command continues; DEMO_ARGS="--suite libero_spatial --task 3 --demos 120" and so on
+demos: $(STAMP)  ## demonstrations by scripted experts, three suites (hours on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_demos.py --out results/demos $(DEMO_ARGS)
+
+# the same command continues; TRAIN_ARGS="--minutes 30 --tasks 0 2" and so on (--help lists them)
+train-tiny: $(STAMP)  ## train the tiny OpenVLA-OFT on what `make demos` wrote (hours on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/train_tiny.py --demos results/demos --out results/tiny $(TRAIN_ARGS)
+
 gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
 	$(BIN)/python scripts/make_gallery.py
 
 bench-workers: $(STAMP)  ## episodes per hour of two simulator processes against one
 	$(BIN)/python benchmarks/bench_workers.py $(BENCH)
+
+bench-report: $(STAMP)  ## time of a whole report over 100,000 synthetic episodes
+	$(BIN)/python -m benchmarks.bench_report $(BENCH)
 
 bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs the real assets)
 	$(BIN)/python benchmarks/bench_sim.py $(BENCH)

@@ -43,7 +43,7 @@ QUALITY = 95
 NOISY_SHARE = 0.6
 SIGMA = 0.4
 BURST_CHANCE, BURST_STEPS = 0.06, (4, 12)
-SAVE_EVERY = 20
+SAVE_EVERY = 5
 JPEGS = ("agentview_jpeg", "wrist_jpeg")
 
 
@@ -98,6 +98,7 @@ def demonstrate(
     noise, phase = Noise(rng), int(rng.integers(every))
     rows: list[dict[str, Any]] = []
     actions: list[np.ndarray] = []
+    solved = False
     for step in range(env.budget):
         action = np.clip(expert.act(world), -1.0, 1.0)
         if observation.images is not None:
@@ -111,8 +112,10 @@ def demonstrate(
         if expert.done:
             break
         gap = every_near if expert.near else every
-        observation, _ = env.step(noise(action), look=(step + 1 - phase) % gap == 0)
-    if not (expert.done and world.solved()):
+        look = (step + 1 - phase) % gap == 0
+        observation, success = env.step(noise(action), look)
+        solved |= success
+    if not solved:
         return None
     rest = actions[-1] * np.array([0, 0, 0, 0, 0, 0, 1.0])
     chunks = np.array(actions + [rest] * CHUNK)

@@ -13,6 +13,7 @@ ALLOWED = {
     "measure": {"types"},
     "policies": {"types", "pruning", "measure"},
     "sim": {"types"},
+    "experts": {"types", "sim"},
     "store": {"types"},
     "config": {"types", "pruning"},
     "tracking": {"types", "config"},

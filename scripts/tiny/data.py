@@ -144,6 +144,9 @@ def load_demos(
 def suite_statistics(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> dict[str, Any]:
     """1st and 99th percentiles, as published checkpoints have them.
 
+    Where they are less than half as far apart as the extremes, the extremes: a rotation that one
+    task of ten needs for a moment would be clipped to nothing.
+
     Args:
         actions_NA: (N, 8, 7), the gripper as 0 or 1: it is not scaled.
         proprio_NP: (N, 8).
@@ -154,6 +157,9 @@ def suite_statistics(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> dict[str
         ("proprio", proprio_NP),
     ):
         low, high = np.quantile(values, [0.01, 0.99], axis=0)
+        least, most = values.min(0), values.max(0)
+        rare = high - low < 0.5 * (most - least)
+        low, high = np.where(rare, least, low), np.where(rare, most, high)
         entry[name] = {"q01": low.tolist(), "q99": high.tolist()}
     entry["action"]["mask"] = [True] * (ACTION_DIM - 1) + [False]
     return entry

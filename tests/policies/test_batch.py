@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.base import PolicyCall
 from vlaprune_bench.policies.prismatic.llama import LanguageModel
@@ -186,6 +187,7 @@ def test_an_episode_may_go_on_alone_or_with_others(policy):
     episode, twin = (start(policy, VlaCache()) for _ in range(2))
     for number, partners in enumerate((2, 0, 1, 0)):
         others = [start(policy, VlaCache(), seed=i) for i in range(partners)]
+        policy.pruner = NoPruning()  # of whoever starts next
         many = policy.act_many([*map(call_of, others), call_of(episode)])
         check_same(many[-1], act(policy, call_of(twin)))
         assert many[-1].measures.pruned == (number > 0)
@@ -263,6 +265,27 @@ def test_latency_is_that_of_the_batch(policy):
     assert {c for c, ms in stages.items() if ms == 0} == (
         set() if decodes else {"latency_decode_ms"}
     )
+
+
+def test_time_is_paid_in_the_stage_that_runs(policy, runs, monkeypatch):
+    enter = StageTimer.enter
+
+    def note(timer, stage):
+        runs.append(stage)
+        enter(timer, stage)
+
+    monkeypatch.setattr(StageTimer, "enter", note)
+    episodes = [(FastV(0.5, layer=1), INSTRUCTION), (FastV(0.5, layer=2), SHORT)]
+    policy.act_many([call_of(start(policy, *episode)) for episode in episodes])
+    stage, paid = None, set()
+    for event in runs:
+        if isinstance(event, str):
+            stage = event
+            continue
+        wanted = "decode" if event[-2] == 1 else "prefill"
+        assert stage == ("vision" if event[0] == "vision" else wanted)
+        paid.add(stage)
+    assert paid >= {"vision", "prefill"}
 
 
 def test_sampled_calls_are_counted_one_by_one(policy, monkeypatch):

@@ -95,6 +95,16 @@ class Browser:
         log = self._ask("POST", "/se/log", {"type": "browser"})
         return [entry["message"] for entry in log if entry["level"] == "SEVERE"]
 
+    def paper(self, width: int, height: int) -> None:
+        """Show the page as it is laid out for printing, on a sheet of that size (pixels)."""
+        self.run("window.dispatchEvent(new Event('beforeprint'))")
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        for command, parameters in (
+            ("Emulation.setEmulatedMedia", {"media": "print"}),
+            ("Emulation.setDeviceMetricsOverride", size),
+        ):
+            self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
     def picture(self) -> bytes:
         return base64.b64decode(self._ask("GET", "/screenshot"))
 

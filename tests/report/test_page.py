@@ -293,3 +293,15 @@ def test_a_phone_scrolls_one_way_only(site):
         phone.run("document.getElementById('pictures').scrollIntoView()")
         phone.until("return document.querySelectorAll('.plot .main-svg').length > 0")
         assert phone.run(wide) <= 0
+
+
+@needs_browser
+def test_paper_is_wide_enough_and_light(site):
+    with Browser(dark=True) as window:
+        window.open(site[1])
+        window.paper(695, 1000)
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        window.until(f"return {wide} <= 0")
+        assert window.run("return document.documentElement.dataset.theme") == "light"
+        assert not window.run("return document.getElementById('failures').offsetParent")
+        assert window.run("return document.querySelectorAll('.plot .main-svg').length") > 2

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from tests.report.synthetic import cell, paired, write
+from tests.report.synthetic import cell, many, paired, write
 from vlaprune_bench.report.build import Report, load
 from vlaprune_bench.report.cells import gather
+from vlaprune_bench.report.charts import charts
 from vlaprune_bench.report.compare import discordant_table, pairs
+from vlaprune_bench.report.page import page
 from vlaprune_bench.report.stats import Rate
 from vlaprune_bench.types import UserError
 
@@ -132,6 +134,7 @@ def test_latency_is_of_one_device_and_batch_one(rng, tmp_path):
     assert len(table.rows) == 4
     for row in rows(table, method="static"):
         assert row["p50_ratio"] == pytest.approx(0.7, abs=0.05)
+        assert row["p90_ratio"] == pytest.approx(0.7, abs=0.05)
         assert row["p90"] / row["p50"] == pytest.approx(math.exp(0.128), abs=0.05)
         assert row["flops_ratio"] == pytest.approx(0.65)
     assert any("batch sizes are 1, 8" in w for w in made.warnings)
@@ -158,6 +161,7 @@ def test_every_varying_option_has_a_table(rng):
         "Trade-off: keep", "Lookback: gate.lookback of adp",
     ]  # fmt: skip
     tradeoff, lookback = made.sweeps
+    assert {"episodes", "errors", "missing"} <= {c.key for c in tradeoff.columns}
     assert len(tradeoff.rows) == 6
     assert [r["value"] for r in lookback.rows] == ["2", "10", "2", "10"]
     assert len({r["curve"] for r in lookback.rows}) == 2
@@ -260,3 +264,32 @@ def test_truth_is_found_in_ten_thousand_episodes(rng):
     assert sum(held) >= 16
     p = [row["p"] for row in table.rows if row["options"] not in worse]
     assert np.mean(np.array(p) < 0.05) <= 0.2
+
+
+@pytest.mark.heavy
+def test_truth_is_found_in_a_hundred_thousand_episodes(rng, tmp_path):
+    """49 cells against none, each with a known loss: intervals hold it, verdicts are right."""
+    episodes, truth = many(rng)
+    assert len(episodes) == 100_000
+    made = load(write(tmp_path, episodes, rng))
+    tables = {table.name: table for table in made.tables(per_task=True, per_episode=True)}
+    whole = rows(tables["paired"], suite="all")
+    first = episodes[episodes.episode_id.isin(truth)].set_index("episode_id")
+    gaps = {
+        made.results.episodes.set_index("episode_id").cell[name]: truth[name]
+        for name in first.index
+    }
+    held = [r["difference"].low <= gaps[r["cell"]] <= r["difference"].high for r in whole]
+    assert len(whole) == len(gaps) == 49
+    assert np.mean(held) > 0.85  # the truth is given none's draw: 95 % of 49 independent intervals
+    for row in whole:
+        if row["verdict"] == "worse":
+            assert gaps[row["cell"]] < 0
+        if row["verdict"] == "better":
+            assert gaps[row["cell"]] > 0
+        if row["verdict"] == "not inferior":
+            assert gaps[row["cell"]] > -0.05
+    assert {"worse", "not inferior"} <= {row["verdict"] for row in whole}
+    assert len(tables["discordant"].rows) == sum(r["losses"] + r["gains"] for r in whole)
+    assert len(charts(made)) > 10
+    assert len(page(made, tmp_path, [])) > 5_000_000

@@ -10,7 +10,7 @@ from vlaprune_bench.cli.eval import parse
 from vlaprune_bench.pruning import methods
 from vlaprune_bench.store import load_calls, load_results
 
-EPISODE = "--suite libero_spatial --assets lite --task-ids 0 --trials 1"
+EPISODE = "--suite libero_spatial --assets lite --task-ids 0 --trials 1 --workers 0"
 OPTIONS = {
     # gates start pruned, a history of one call is enough: so that three calls show the method
     "adp": "--initial-state",

@@ -19,12 +19,15 @@ import pytest
 from tests.rollout import fake_sim
 from tests.rollout.test_engine import INFO
 from tests.rows import measures
-from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.cli.eval import parse
+from vlaprune_bench.config import EvalConfig, from_dict, run_id, to_dict
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.rollout import pool, runner, serve
 from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.identity import Facts, episode_ids
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.rollout.runner import run_engines
+from vlaprune_bench.rollout.scenes import StoredScenes
 from vlaprune_bench.store import Store, load_calls, load_results
 from vlaprune_bench.types import ActionChunk, UserError
 
@@ -184,12 +187,12 @@ def test_methods_stay_interleaved_and_workers_stay_with_a_task(make_engines):
 def test_a_simulator_that_hangs_is_a_timeout_and_the_run_goes_on(make_engines, tmp_path, started):
     """Within native code that keeps Python's lock: in a reset, and in a step."""
     faults = {"0:1:reset": "hang", "1:1:11": "hang"}
-    engines = make_engines(faults, episode_timeout=2.0)
+    engines = make_engines(faults, episode_timeout=3.0)
     assert run_engines(engines[:1]) == 1
     rows = results(tmp_path / "runs").set_index(["task", "trial"])
     assert rows.status.tolist() == ["ok", "timeout", "ok"] * 2
-    assert rows.error[0, 1] == "no sign of life from the simulator for 2 s, before its scene stood"
-    assert rows.error[1, 1] == "no sign of life from the simulator for 2 s, after policy call 1"
+    assert rows.error[0, 1] == "no sign of life from the simulator for 3 s, before its scene stood"
+    assert rows.error[1, 1] == "no sign of life from the simulator for 3 s, after policy call 1"
     assert (rows.calls[1, 1], rows.steps[1, 1], rows.success[1, 1]) == (2, 8, None)
     assert rows.scene_hash.isna().tolist() == [False, True, False, False, False, False]
     assert len(load_calls(tmp_path / "runs")) == rows.calls.sum()
@@ -274,6 +277,28 @@ def test_workers_that_see_different_scenes_are_refused(make_engines, monkeypatch
         run_engines(engines)
 
 
+def test_a_scene_is_compared_with_that_of_its_own_trial(make_engines, tmp_path):
+    """Though others have told of an earlier trial since the order was given."""
+    (engine, _), scenes = make_engines(), {(0, 0): "5ce0", (0, 2): "5ce2"}
+    stored = StoredScenes(engine.config, engine.store, "a55e7")
+    server = serve.Server(stored, pool.Processes(), 2)
+    jobs = {spec.trial: serve.Job(engine, spec) for spec in engine.specs() if spec.task == 0}
+
+    def tell(trial, compared):
+        running = serve.Running(jobs[trial], 2)
+        server._note(running, serve.Opened("task_0", "do"))
+        scene = scenes[0, trial]
+        server._note(running, serve.Scene("1", scene, compared, "fast", "passed", 0.1))
+
+    tell(2, None)
+    assert server._order(jobs[0]).compare == 2
+    tell(0, (2, "5ce2"))
+    assert server._order(jobs[1]).compare == 0
+    tell(2, (2, "5ce2"))
+    with pytest.raises(UserError, match="holds task_0 trial 2 with scene 5ce2, here it has"):
+        tell(0, (2, "07e4"))
+
+
 def test_workers_are_replaced_after_so_many_episodes(make_engines, monkeypatch, started):
     server = serve.Server.__init__
     monkeypatch.setattr(
@@ -328,6 +353,8 @@ def test_ctrl_c_once_finishes_the_running_episodes_and_twice_does_not(
     assert set(rows.status) == {"ok"}
     if times == 1:
         assert len(rows) == len(begun) < 40
+        counts = rows.groupby(["task", "keep"]).size().unstack()
+        assert (counts[0.25] - counts[0.5]).isin([0, 1]).all()  # still a paired comparison
     else:
         assert len(rows) < len(begun)
         assert len(policy.log) == 20
@@ -370,6 +397,28 @@ def test_workers_do_not_outlive_the_run_however_it_ends(make_engines, tmp_path, 
         deadline -= 1
         _wait_for_others()
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--workers -1", r"--workers is -1; it must be auto, or 0 or more"),
+        ("--batch 0", r"--batch is 0; it must be at least 1"),
+        ("--episode-timeout 0", r"--episode-timeout is 0.0; give seconds above 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse(options.split())
+
+
+def test_how_an_episode_is_run_is_not_what_it_is():
+    config = parse("--workers auto --batch 4 --episode-timeout 20".split())
+    assert (config.workers, config.batch, config.episode_timeout) == ("auto", 4, 20.0)
+    assert run_id(config) == run_id(EvalConfig())
+    assert from_dict(to_dict(config), "file") == config
+    facts = Facts("openvla-oft", "c", "a", "float32")
+    assert episode_ids(config, facts) == episode_ids(EvalConfig(), facts)
 
 
 def test_auto_counts_what_cores_and_memory_allow(monkeypatch):

@@ -144,7 +144,12 @@ def assert_same(ours: list[Shown], reference: list[Shown]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sim", "render"), [("fast", "lazy"), ("reference", "lazy"), ("reference", "always")]
+    ("sim", "render"),
+    [
+        ("fast", "lazy"),
+        ("reference", "lazy"),
+        pytest.param("reference", "always", marks=pytest.mark.heavy),
+    ],
 )
 def test_equal_to_the_reference_bit_for_bit(reference, real_assets, sim, render):
     """Trial 1 comes first here, and the generator of everybody else is somewhere else."""
@@ -305,11 +310,11 @@ def test_the_global_generator_is_left_alone(task):
     np.testing.assert_array_equal(drawn, wanted)
 
 
-@pytest.mark.parametrize("action", [np.full(7, np.nan), np.zeros(6), np.zeros((1, 7))])
-def test_a_bad_action_is_refused(task, action):
+def test_a_bad_action_is_refused(task):
     task.reset(0)
-    with pytest.raises(ValueError, match="action at step 0 must be 7 finite numbers"):
-        task.step(action, look=False)
+    for action in (np.full(7, np.nan), np.zeros(6), np.zeros((1, 7))):
+        with pytest.raises(ValueError, match="action at step 0 must be 7 finite numbers"):
+            task.step(action, look=False)
     task.step(STAY, look=False)
 
 
@@ -339,6 +344,7 @@ def test_init_states_of_another_model_are_refused(task):
         task.reset(0)
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow(lite_assets):
     def resident_mib() -> float:
         gc.collect()
@@ -355,7 +361,10 @@ def test_memory_does_not_grow(lite_assets):
     assert used[-1] - used[1] < 50, used
 
 
-@pytest.mark.parametrize("gpus", ["", "GPU-8f6e"], ids=["no GPU", "GPU by UUID"])
+@pytest.mark.parametrize(
+    "gpus",
+    [pytest.param("", id="no GPU", marks=pytest.mark.heavy), pytest.param("GPU-8f6e", id="UUID")],
+)
 def test_a_process_that_forgets_to_close_ends_quietly(lite_assets, gpus):
     """And renders, whatever CUDA_VISIBLE_DEVICES says (robosuite makes EGL indices of it)."""
     code = (

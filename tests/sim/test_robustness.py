@@ -18,7 +18,11 @@ from vlaprune_bench.types import UserError
 pytestmark = pytest.mark.sim
 
 STAY = np.array([0, 0, 0, 0, 0, 0, -1.0])
-PATHS = [("fast", "lazy"), ("reference", "lazy"), ("reference", "always")]
+PATHS = [
+    ("fast", "lazy"),
+    ("reference", "lazy"),
+    pytest.param("reference", "always", marks=pytest.mark.heavy),
+]
 
 
 @pytest.fixture(scope="session")

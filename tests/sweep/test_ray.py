@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tests.rollout.test_engine import INFO
 from vlaprune_bench.cli import sweep as cli
@@ -19,6 +20,7 @@ from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.rollout.messages import Refused
 from vlaprune_bench.rollout.running import Job
 from vlaprune_bench.rollout.serve import Schedule
+from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE
 from vlaprune_bench.store import load_results
 from vlaprune_bench.sweep.file import load_sweep
 from vlaprune_bench.sweep.run import run_sweep
@@ -30,17 +32,24 @@ def nodes_of_a_cluster(cpus):
     """A cluster with a node for each number of CPUs, beside its head, which has none."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     small = {"object_store_memory": 100 * 2**20}
-    cluster = cluster_utils.Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
-    )
-    try:
-        yield cluster, [cluster.add_node(num_cpus=n, **small) for n in cpus]
-    finally:
-        cluster.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # sums are rounded by the number of threads, which Ray chooses unless it is told
+        patch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it leaves a token in the home folder
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        cluster = cluster_utils.Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 0, "include_dashboard": False, **small},
+        )
+        try:
+            yield cluster, [cluster.add_node(num_cpus=n, **small) for n in cpus]
+        finally:
+            cluster.shutdown()
 
 
-def run_while_a_node_dies(path):
-    """Run a sweep on two nodes; once a row is there, one that still has episodes is killed.
+def run_while_nodes_die(path):
+    """Run a sweep on two nodes. After its first row one of them that has episodes is killed, after
+    the third the other: the rest is run by a node that has joined in between.
 
     Returns:
         What the launcher said.
@@ -48,22 +57,29 @@ def run_while_a_node_dies(path):
     with nodes_of_a_cluster([1, 1]) as (cluster, nodes):
         from vlaprune_bench.sweep import ray
 
-        said, killed = [], []
+        said, hosts, rows = [], set(), []
 
         class Watched(ray.RayLauncher):
             def run(self, jobs, scenes, stopping, say):
-                assert len(self._posts) == 2
                 for done in super().run(jobs, scenes, stopping, said.append):
-                    if not killed:
-                        victim = next(post for post in self._posts if post.given)
-                        killed.extend(n for n in nodes if n.node_id == victim.place.node)
-                        cluster.remove_node(killed[0], allow_graceful=False)
+                    rows.append(done[1])
+                    hosts.update(post.place.node for post in self._posts)
+                    if len(rows) == 1:
+                        self.kill(next(post for post in self._posts if post.given))
+                    if len(rows) == 3:
+                        cluster.add_node(num_cpus=1)
+                        self.kill(next(post for post in self._posts if post.place.node in alive))
                     yield done
 
+            def kill(self, post):
+                cluster.remove_node(alive.pop(post.place.node), allow_graceful=False)
+
+        alive = {node.node_id: node for node in nodes}
         sweep = load_sweep(path, overrides={"output": str(path.parent / "out")})
         with Watched(cluster.address) as launcher:
             assert run_sweep(sweep, [], launcher=launcher) == 0
-        assert killed
+        assert not alive
+        assert len(hosts) == 3
     return said
 
 
@@ -85,7 +101,7 @@ cells: [{pruner: loud}]
 
 @pytest.mark.slow
 @pytest.mark.sim
-def test_ctrl_c_and_going_on_with_a_method_of_ones_own(tmp_path, monkeypatch, capsys):
+def test_ctrl_c_a_method_of_ones_own_and_a_node_without_assets(tmp_path, monkeypatch, capsys):
     """From the command line, two simulators beside the policy; the method is known here alone."""
     for name, text in (("loud.py", PLUGIN), ("study.yaml", FILE)):
         (tmp_path / name).write_text(text)
@@ -107,13 +123,18 @@ def test_ctrl_c_and_going_on_with_a_method_of_ones_own(tmp_path, monkeypatch, ca
             with pytest.raises(SystemExit) as end:
                 cli.run(command)
             codes.append(end.value.code)
+        # a node that lacks something is told by name, before anything runs
+        cluster.add_node(num_cpus=1, env_vars={ENVIRONMENT_VARIABLE: "/nowhere"})
+        monkeypatch.setattr(Pruner, "_choice_registry", dict(known))
+        with pytest.raises(UserError, match=r"^node .*: VLAPRUNE_ASSETS='/nowhere' is no folder"):
+            cli.run([*command, "--trials", "4", "--assets", "auto"])
     assert codes == [INTERRUPTED, 0, 0]
     rows = load_results(tmp_path / "out")
     assert Counter(rows.method) == {"none": 3, "loud": 3}
     assert set(rows.status) == {"ok"}
     assert set(rows.workers) == {2}
     told = capsys.readouterr().out
-    assert "1 policies on 1 nodes, 2 simulators beside them" in told
+    assert "on Ray: 2 simulators, policies: 1, nodes: 1" in told
     assert "6 of 6 episodes are in" in told
 
 
@@ -134,7 +155,8 @@ def launcher():
 @pytest.fixture
 def post():
     pytest.importorskip("ray")
-    from vlaprune_bench.sweep.ray import Place, Post
+    from vlaprune_bench.sweep.ray import Post
+    from vlaprune_bench.sweep.ray_nodes import Place
 
     return Post(Place("id", "node two (id)", 0, 2.0), 2, None, None)
 

@@ -256,7 +256,7 @@ def _hub() -> Iterator[Finding]:
         HfApi().dataset_info("lerobot/libero-assets", timeout=5.0)
     except (http_error, OSError) as error:
         why = type(error).__name__
-        mend = "set HTTPS_PROXY, or give --checkpoint and --assets as folders"
+        mend = "export HTTPS_PROXY=URL, or --checkpoint FOLDER --assets FOLDER"
         yield Finding("warning", f"{constants.ENDPOINT} does not answer ({why})", mend)
     else:
         yield Finding("ok", f"{constants.ENDPOINT} answers")
@@ -276,7 +276,7 @@ def _disk() -> Iterator[Finding]:
         free = shutil.disk_usage(there).free / 2**30
         text = f"{free:.0f} GiB free for {title} ({folder})"
         level: Level = "ok" if free >= DISK_GIB else "warning" if free > 1 else "problem"
-        mend = "make room there, or set VLAPRUNE_CACHE and HF_HOME to another disk"
+        mend = "export VLAPRUNE_CACHE=FOLDER HF_HOME=FOLDER on another disk, or make room"
         yield Finding(level, text, mend)
 
 
@@ -290,7 +290,7 @@ def _memory() -> Iterator[Finding]:
     free, total = (int(lines[key].split()[0]) / 2**20 for key in ("MemAvailable", "MemTotal"))
     level: Level = "ok" if free >= MEMORY_GIB else "warning"
     text = f"{free:.0f} of {total:.0f} GiB available"
-    yield Finding(level, text, "end other programs, or run with one worker")
+    yield Finding(level, text, "vlaprune-eval --workers 0, or end other programs")
 
 
 def run(argv: list[str]) -> None:

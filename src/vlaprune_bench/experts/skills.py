@@ -1,11 +1,12 @@
-"""State machines that bring a goal about: pick and place.
+"""State machines that bring a goal about: take hold of something, then move it.
 
-An expert decides from what can be seen (poses and finger width); what it remembers is only what the
-fingers were doing, so that a policy without memory can imitate it.
+An expert decides from what can be seen (poses and finger width); what it remembers is only what it
+was about to do and what the fingers were doing, so that a policy without memory can imitate it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +23,9 @@ RELEASE_STEPS = 6
 RETREAT_STEPS = 10
 SLIPPED_M = 0.03
 STRIDE_M = 0.06
+"""Horizontal way an action looks ahead at most, so that rising keeps up with it."""
+UP = (0.0, 0.0, 1.0)
+Vector = tuple[float, float, float]
 
 
 class Expert(Protocol):
@@ -43,18 +47,26 @@ class Expert(Protocol):
 
 @dataclass(frozen=True)
 class Grip:
-    """How an object is taken hold of."""
+    """How a thing is taken hold of."""
 
     name: str
-    offset: tuple[float, float, float]
-    """From the object's position to the fingertips' (turned with `rotate`'s yaw)."""
-    rotate: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """An object or a site."""
+    offset: Vector
+    """From its position to the fingertips' (turned with `rotate`'s yaw)."""
+    rotate: Vector = (0.0, 0.0, 0.0)
     """Turn of the hand away from how it hangs at the start: world axis times angle."""
-    lift: float = 0.06
-    """Height above the grasp before moving sideways."""
-    slide: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """From the grasp to where the fingers go in; they move to the grasp while they close."""
+    about: Vector | None = None
+    """World axes the hand is turned about: those not zero (None: those of `rotate`)."""
+    back: Vector = UP
+    """Unit vector to where the hand comes from."""
     hover: float = 0.10
+    """How far back it comes in at."""
+    slide: Vector = (0.0, 0.0, 0.0)
+    """From the grasp to where the fingers go in; they move to the grasp while they close."""
+    out: Vector = (0.0, 0.0, 0.0)
+    """Way to go with it before anything else."""
+    lift: float = 0.06
+    """Height above the grasp before moving sideways; 0: it is dragged."""
 
 
 @dataclass(frozen=True)
@@ -62,60 +74,57 @@ class Put:
     """Where an object is put down."""
 
     name: str
-    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    offset: Vector = (0.0, 0.0, 0.0)
     """From the place's position to the object's when it is let go."""
     carry: float = 1.03
     """Least height of the fingertips on the way."""
-    rotate: tuple[float, float, float] | None = None
-    """Turn of the hand on the way (None: as gripped)."""
     near: float = 0.012
     far: float = 0.08
     """Horizontal distances between which the hand descends."""
+    hold: bool = False
+    """Never let go: the goal is reached while it is held."""
 
 
-class PickPlace:
-    """Take hold of an object and put it down somewhere."""
+class Grasping:
+    """Comes to a thing and closes the fingers on it; what follows is `_move`."""
 
-    def __init__(self, world: World, grip: Grip, put: Put) -> None:
-        self.grip, self.put = grip, put
-        home = world.hand_turn
-        self._pick_turn = rotated(home, grip.rotate)
-        yaw = (0.0, 0.0, grip.rotate[2])
-        self._offset = rotated(np.eye(3), yaw) @ grip.offset
-        self._slide = rotated(np.eye(3), yaw) @ grip.slide
-        self._put_turn = rotated(home, put.rotate) if put.rotate else self._pick_turn
-        self.target, self.place = world.position(grip.name), world.position(put.name)
+    def __init__(self, world: World, grip: Grip, home: np.ndarray) -> None:
+        """Begin from wherever the hand is; `home` is its orientation at the episode's start."""
+        self.grip = grip
+        self._turned = rotated(home, grip.rotate)
+        self._about = grip.about or grip.rotate
+        yaw = rotated(np.eye(3), (0.0, 0.0, grip.rotate[2]))
+        self._offset, self._slide = yaw @ grip.offset, yaw @ grip.slide
+        self._back = np.array(grip.back)
+        self.target = self.place = world.position(grip.name)
         self.holding = self.near = self.done = False
-        self._stage = self._approach
+        self._stage: Callable[[World], np.ndarray] = self._approach
         self._steps = 0
         self._width = world.width
-        self._held = np.zeros(3)
-        self._grasp = np.zeros(3)
-        self._trail: list[np.ndarray] = []
+        self._grasp = self._held = np.zeros(3)
 
     def act(self, world: World) -> np.ndarray:
         """(7,) action for the state of now."""
-        self.target, self.place = world.position(self.grip.name), world.position(self.put.name)
+        self.target = world.position(self.grip.name)
         action = self._stage(world)
         self._steps += 1
         self._width = world.width
         return action
 
-    def _enter(self, stage) -> None:  # type: ignore[no-untyped-def]
-        self._stage, self._steps, self._trail = stage, 0, []
+    def _enter(self, stage: Callable[[World], np.ndarray], world: World) -> np.ndarray:
+        self._stage, self._steps = stage, 0
+        return stage(world)
 
     def _approach(self, world: World) -> np.ndarray:
-        grip = self.grip
-        goal = self.target + self._offset + self._slide
-        way = goal - world.hand
-        across = float(np.hypot(*way[:2]))
+        way = self.target + self._offset + self._slide - world.hand
+        across = float(np.linalg.norm(way - self._back * (way @ self._back)))
         self.holding, self.near = False, across < 0.03
-        turning = turn(world.hand_turn, self._pick_turn, grip.rotate)
+        turning = turn(world.hand_turn, self._turned, self._about)
         if np.linalg.norm(way) < ARRIVED_M and not turning.any():
             self._grasp = world.hand
-            self._enter(self._close)
-            return self._close(world)
-        way[2] += max(funnel(across, grip.hover), 0.04 if turning.any() else 0.0)
+            return self._enter(self._close, world)
+        stay = 0.4 * self.grip.hover if turning.any() else 0.0
+        way += self._back * max(funnel(across, self.grip.hover), stay)
         limit = 1.0 if way[2] < -0.05 or across > 0.05 else 0.5
         return np.array([*steer(way, limit), *turning, OPEN])
 
@@ -124,44 +133,77 @@ class PickPlace:
         still = abs(world.width - self._width) < STALLED_M
         if self._steps >= CLOSE_STEPS and still:
             self._held = world.hand - self.target
-            self._enter(self._carry)
-            return self._carry(world)
+            return self._enter(self._move, world)
         way = self.target + self._offset - world.hand if any(self.grip.slide) else np.zeros(3)
         return np.array([*steer(way, 0.3), 0.0, 0.0, 0.0, CLOSE])
 
-    def _carry(self, world: World) -> np.ndarray:
-        put, hand = self.put, world.hand
-        offset = hand - self.target
-        self.holding = True
-        if np.linalg.norm(offset - self._held) > SLIPPED_M or world.width < 0.001:
-            self._enter(self._approach)  # lost it: open and take it again
-            return self._approach(world)
-        end = self.place + put.offset + offset
-        way = end - hand
-        across = float(np.hypot(*way[:2]))
-        carry = max(put.carry, self._grasp[2] + self.grip.lift + 0.01)
-        way[2] += funnel(across, max(carry - end[2], 0.0), put.near, put.far)
-        way[:2] *= min(1.0, STRIDE_M / max(across, STRIDE_M))  # so that rising keeps up
-        # straight up first, as long as it is still above the place it was taken from
-        lifted = (hand[2] - self._grasp[2]) / self.grip.lift
-        if lifted < 1.0 and np.hypot(*(hand - self._grasp)[:2]) < 0.04:
-            way[:2] *= max(0.0, (lifted - 0.7) / 0.3)
-            way[2] = carry - hand[2]
-        turning = turn(world.hand_turn, self._put_turn, put.rotate or (0.0, 0.0, 0.0))
-        self.near = across < 0.03
-        self._trail.append(hand)
-        stalled = len(self._trail) > 3 and np.linalg.norm(hand - self._trail[-4]) < 0.004
-        there = np.linalg.norm(end - hand) < ARRIVED_M
-        if there or (stalled and np.linalg.norm(end - hand) < 0.03):
-            self._enter(self._release)
-            return self._release(world)
-        limit = 0.5 if across < 0.03 and way[2] > -0.06 else 1.0
-        return np.array([*steer(way, limit), *turning, CLOSE])
+    def _move(self, world: World) -> np.ndarray:
+        raise NotImplementedError
+
+    def _lost(self, world: World) -> bool:
+        """Whether the thing is no longer where the fingers took it."""
+        moved = np.linalg.norm(world.hand - self.target - self._held)
+        return bool(moved > SLIPPED_M) or world.width < 0.001
 
     def _release(self, world: World) -> np.ndarray:
-        self.near, self.holding = True, False
+        self.near, self.holding = self._steps < RELEASE_STEPS, False
         if self._steps < RELEASE_STEPS:
             return np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN])
-        self.near = False
         self.done = self._steps >= RELEASE_STEPS + RETREAT_STEPS
-        return np.array([0.0, 0.0, 0.8, 0.0, 0.0, 0.0, OPEN])
+        return np.array([*(0.8 * self._back), 0.0, 0.0, 0.0, OPEN])
+
+
+class PickPlace(Grasping):
+    """Take hold of an object and put it down somewhere."""
+
+    def __init__(self, world: World, grip: Grip, put: Put, home: np.ndarray) -> None:
+        super().__init__(world, grip, home)
+        self.put = put
+        self.place = world.position(put.name)
+        self._trail: list[np.ndarray] = []
+
+    def act(self, world: World) -> np.ndarray:
+        """(7,) action for the state of now."""
+        self.place = world.position(self.put.name)
+        return super().act(world)
+
+    def _move(self, world: World) -> np.ndarray:
+        put, hand = self.put, world.hand
+        self.holding = True
+        if self._steps == 0:
+            self._trail = []
+        if self._lost(world):
+            return self._enter(self._approach, world)  # open and take it again
+        end = self.place + put.offset + hand - self.target
+        across = float(np.hypot(*(end - hand)[:2]))
+        self.near = across < 0.03
+        self._trail.append(hand)
+        if put.hold:
+            self.done = world.solved()
+        elif self._arrived(end, hand):
+            return self._enter(self._release, world)
+        way = self._way(end, hand, across)
+        limit = 0.5 if across < 0.03 and way[2] > -0.06 else 1.0
+        return np.array([*steer(way, limit), 0.0, 0.0, 0.0, CLOSE])
+
+    def _arrived(self, end: np.ndarray, hand: np.ndarray) -> bool:
+        """At the end, or close to it and stopped by something."""
+        far = np.linalg.norm(end - hand)
+        stalled = len(self._trail) > 3 and np.linalg.norm(hand - self._trail[-4]) < 0.004
+        return bool(far < ARRIVED_M or (stalled and far < 0.03))
+
+    def _way(self, end: np.ndarray, hand: np.ndarray, across: float) -> np.ndarray:
+        """Out, up, over and down."""
+        lift, out = self.grip.lift, np.array(self.grip.out)
+        risen, gone = hand[2] - self._grasp[2], hand - self._grasp
+        if out.any() and risen < 0.05 and gone @ out < 0.8 * (out @ out):
+            return self._grasp + 1.2 * out - hand
+        carry = max(self.put.carry, self._grasp[2] + lift + 0.01) if lift else self._grasp[2]
+        way = end - hand
+        way[2] += funnel(across, max(carry - end[2], 0.0), self.put.near, self.put.far)
+        way[:2] *= min(1.0, STRIDE_M / max(across, STRIDE_M))
+        # straight up as long as it is still above the place it was taken from
+        if risen < lift and np.hypot(*(gone - out)[:2]) < 0.04:
+            way[:2] *= max(0.0, (risen / lift - 0.7) / 0.3)
+            way[2] = carry - hand[2]
+        return way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlaprune_bench.experts.fixtures import Pull, Sequence, TurnKnob
 from vlaprune_bench.experts.skills import Expert, Grip, PickPlace, Put
 from vlaprune_bench.experts.world import World
 
@@ -24,7 +25,7 @@ BASKET_LOW = 0.125
 
 
 OBJECT_SHIFT = {1: -0.025}
-"""Grip this far from the middle (world x), by task: a can beside the cheese is in the hand's way."""
+"""Grip this far from the middle (world x), by task: beside the cheese a can is in the way."""
 
 
 BOWL = "akita_black_bowl_1"
@@ -34,15 +35,15 @@ GOAL = {
         Put("flat_stove_1_cook_region", (0.0, 0.0, 0.030)),
     ),
     2: (
-        Grip("wine_bottle_1", (0.0, 0.0, 0.11)),
-        Put("wooden_cabinet_1_top_side", (0.0, 0.0, 0.004), carry=1.28),
+        Grip("wine_bottle_1", (0.0, 0.0, 0.138), lift=0.04),
+        Put("wooden_cabinet_1_top_side", (0.0, 0.0, 0.006), carry=1.30),
     ),
     4: (
         Grip(BOWL, (0.0, RIM, BOWL_GRASP)),
         Put("wooden_cabinet_1_top_side", (0.0, 0.0, 0.006), carry=1.23),
     ),
     5: (
-        Grip("plate_1", (0.0, 0.055, 0.010)),
+        Grip("plate_1", (0.0, 0.055, 0.008), lift=0.0),
         Put("main_table_stove_front_region", (0.0, 0.0, 0.008), carry=0.95),
     ),
     6: (
@@ -54,15 +55,36 @@ GOAL = {
         Put("plate_1", (0.0, 0.0, 0.004)),
     ),
     9: (
-        Grip("wine_bottle_1", (0.0, 0.0, 0.11)),
-        Put("wine_rack_1_top_region", (0.0, -0.04, 0.02), carry=1.28),
+        Grip("wine_bottle_1", (0.0, 0.0, 0.138), lift=0.04),
+        Put("wine_rack_1_top_region", (0.0, -0.04, 0.02), carry=1.32, hold=True),
     ),
 }
 
 
+BOWL_TO_DRAWER = (
+    # The open drawer hangs over the bowl: the hand leans away from it, and the bowl comes out
+    # sideways first.
+    Grip(
+        BOWL,
+        (0.0, RIM, BOWL_GRASP),
+        rotate=(0.0, -0.52, 0.0),
+        about=(1.0, 1.0, 1.0),
+        out=(-0.07, 0.0, 0.0),
+        lift=0.10,
+    ),
+    Put("wooden_cabinet_1_top_region", (0.0, -0.01, -0.006), carry=1.21),
+)
+HANDLE = (0.0065, 0.1125, -0.0065)
+"""From a drawer's site to its handle's middle (the cabinet always faces world +y here)."""
+DRAWER_OUT = 0.15
+KNOB = Grip("flat_stove_1_button", (-0.016, 0.0, 0.031))
+
+
 def make_expert(suite: str, task: int, world: World) -> Expert:
     """The expert of a task, for the episode `world` shows the beginning of."""
-    return {"libero_spatial": _spatial, "libero_object": _object, "libero_goal": _goal}[suite](task, world)
+    return {"libero_spatial": _spatial, "libero_object": _object, "libero_goal": _goal}[suite](
+        task, world
+    )
 
 
 def _spatial(task: int, world: World) -> Expert:
@@ -78,8 +100,8 @@ def _spatial(task: int, world: World) -> Expert:
         grip = Grip(
             name, (0.0, -RIM, BOWL_GRASP), (0.0, 0.0, 1.12), lift=0.08, slide=(0.0, slide, 0.0)
         )
-        return PickPlace(world, grip, put)
-    return PickPlace(world, Grip(name, (0.0, side * RIM, BOWL_GRASP)), put)
+        return PickPlace(world, grip, put, world.hand_turn)
+    return PickPlace(world, Grip(name, (0.0, side * RIM, BOWL_GRASP)), put, world.hand_turn)
 
 
 def _object(task: int, world: World) -> Expert:
@@ -100,9 +122,30 @@ def _object(task: int, world: World) -> Expert:
             near=0.01,
             far=0.04,
         ),
+        world.hand_turn,
     )
 
 
 def _goal(task: int, world: World) -> Expert:
+    home = world.hand_turn
+    if task == 0:
+        return Pull(world, _handle("middle"), DRAWER_OUT, home)
+    if task == 3:
+        return Sequence(
+            world,
+            [
+                lambda now: Pull(now, _handle("top"), DRAWER_OUT, home),
+                lambda now: PickPlace(now, *BOWL_TO_DRAWER, home),
+            ],
+        )
+    if task == 7:
+        return TurnKnob(world, KNOB, home)
     grip, put = GOAL[task]
-    return PickPlace(world, grip, put)
+    return PickPlace(world, grip, put, home)
+
+
+def _handle(drawer: str) -> Grip:
+    """The bar of a drawer, pinched from the front with the hand laid down."""
+    return Grip(
+        f"wooden_cabinet_1_{drawer}_region", HANDLE, rotate=(-1.48, 0.0, 0.0), back=(0.0, 1.0, 0.0)
+    )

@@ -20,7 +20,12 @@ class SampledTask(LiberoTask):
 
     Any number from 0 names a placement: a function of suite, task and that number. The benchmark's
     init states are never used.
+
+    Attributes:
+        init_state: Time, qpos and qvel the last reset began from, not settled.
     """
+
+    init_state: np.ndarray
 
     def _begin(self, trial: int, look: bool) -> Shown:
         self._ready = False
@@ -33,13 +38,13 @@ class SampledTask(LiberoTask):
                 )
             scene = self._placements[trial]
             self._environment.soft_reset(scene)
-            state = self._environment.env.get_sim_state()
-            shown = self._simulation.reset(trial, scene, state, look)
+            self.init_state = self._environment.env.get_sim_state()
+            shown = self._simulation.reset(trial, scene, self.init_state, look)
         except BaseException:
             self.close()  # half a scene is no scene
             raise
         sim = self._environment.env.sim
-        self.init_state_hash = short_hash(state)
+        self.init_state_hash = short_hash(self.init_state)
         self.scene_hash = scene_hash(sim.model._model, sim.data._data)
         return shown
 
@@ -76,13 +81,18 @@ class World:
         """(3,) position of an object, fixture or site."""
         if name in self._inner.obj_body_id:
             return self._data.xpos[self._inner.obj_body_id[name]].copy()
-        return self._data.site(name).xpos.copy()
+        return self._named(name).xpos.copy()
 
     def axes(self, name: str) -> np.ndarray:
         """(3, 3) orientation of an object, fixture or site; columns are its axes."""
         if name in self._inner.obj_body_id:
             return self._data.xmat[self._inner.obj_body_id[name]].reshape(3, 3).copy()
-        return self._data.site(name).xmat.reshape(3, 3).copy()
+        return self._named(name).xmat.reshape(3, 3).copy()
+
+    def _named(self, name: str) -> Any:
+        """A site, or a body that is no object of its own."""
+        is_site = name in self._inner.object_sites_dict
+        return self._data.site(name) if is_site else self._data.body(name)
 
     def box(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner, (3,) each, of an object's or body's collision geoms."""

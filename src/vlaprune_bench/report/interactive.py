@@ -25,7 +25,7 @@ def plotly(chart: Chart) -> dict[str, Any]:
         layout["yaxis"] |= {"range": [0, 1.02], "tickvals": [0, 1]}
         if any(series.right for series in chart.series):
             title = {"title": {"text": chart.right_title}, "overlaying": "y", "side": "right"}
-            how = {"rangemode": "tozero", "showgrid": False, "automargin": True}
+            how = {"rangemode": "tozero", "showgrid": False, "automargin": True, "tickmode": "auto"}
             layout["yaxis2"] = title | how
     if any(isinstance(x, str) for series in chart.series for x in series.x):
         layout["xaxis"]["type"] = "category"

@@ -160,6 +160,7 @@ class Overview:
             Column("p50", "p50\nms", "ms"),
             Column("p90", "p90\nms", "ms"),
             Column("p50_ratio", "p50\n÷ none", "ratio"),
+            Column("p90_ratio", "p90\n÷ none", "ratio"),
         ]
         notes = [COSTS, LATENCY]
         if any(row["p50_source"] == "episodes" for row in rows):

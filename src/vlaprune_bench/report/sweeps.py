@@ -133,7 +133,7 @@ def sweep_table(overview: Overview, axis: Axis) -> Table:
         Column("value", axis.option, leading=True),
         *suites,
         *costs,
-        Column("episodes", "episodes", "count"),
+        *(c for c in overview.success.columns if c.kind == "count"),
     ]
     if any("same" in row for row in rows):
         columns.append(Column("same", "repeats"))

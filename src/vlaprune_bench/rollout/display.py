@@ -125,7 +125,11 @@ class Display:
             )
 
     def _refresh(self) -> None:
-        self.bar.update(self.task, completed=self.total.done, state=escape(self._state()))
+        self.bar.update(
+            self.task,
+            completed=self.total.done,
+            state=escape(self._state() or "the first are running"),
+        )
 
     def _state(self) -> str:
         """Success, errors, rate and time left of all cells."""

@@ -76,8 +76,8 @@ class Scene:
 
     init_state_hash: str | None
     scene_hash: str | None
-    compared: str | None
-    """Scene of the trial `Order.compare`; None: not asked, or the task was open already."""
+    compared: tuple[int, str] | None
+    """The trial `Order.compare` and its scene; None: not asked, or the task was open already."""
     sim: SimPath
     self_check: str | None
     reset_s: float

@@ -24,7 +24,7 @@ from vlaprune_bench.types import ActionChunk
 MODULE = "vlaprune_bench.rollout.worker"
 """What a worker process runs."""
 WORKER_MIB = 512
-"""Memory of a worker: 250 MiB of its own with a task of LIBERO open, more while it is opened."""
+"""Memory for a worker: 250 to 300 MiB of its own with a task open, 370 while one is opened."""
 SPARE_MIB = 1024
 """Memory left alone when workers are counted."""
 EXIT_S = 10.0
@@ -117,7 +117,8 @@ class Process:
         except subprocess.TimeoutExpired:
             return "it closed its socket"
         if code < 0:
-            how = f"it was killed by signal {-code} ({signal.Signals(-code).name})"
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"it was killed by signal {-code} ({names.get(-code, 'real-time')})"
         else:
             how = f"it ended with exit code {code}"
         self._log.seek(0)

@@ -68,7 +68,7 @@ class Running:
                 call=len(self.calls),
                 step=request.steps,
                 warmup=self.job.engine.is_first(chunk.measures),
-                eef_displacement=0.0,
+                eef_displacement=None,  # told with the next message
                 **asdict(chunk.measures),
             )
         )

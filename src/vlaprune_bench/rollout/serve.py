@@ -168,9 +168,9 @@ class Server:
         assert running.opened is not None
         running.scene = message
         spec, name = running.job.spec, running.opened.name
-        first = self.scenes.first_trial(spec.task)
-        if first is not None:
-            self.scenes.check(spec.task, first, name, message.compared)
+        if message.compared is not None:
+            trial, scene = message.compared
+            self.scenes.check(spec.task, trial, name, scene)
         self.scenes.check(spec.task, spec.trial, name, message.scene_hash)
 
     def _act(self, requests: Sequence[tuple[Running, Call]]) -> list[ActionChunk | None]:

@@ -86,7 +86,7 @@ class Player:
         self._ask(Opened(task.name, task.instruction))
         compared = None
         if new and order.compare is not None:
-            compared = task.fingerprint(order.compare)
+            compared = order.compare, task.fingerprint(order.compare)
 
         def after_reset() -> None:
             took = time.perf_counter() - started
@@ -210,7 +210,8 @@ def main(argv: list[str]) -> None:
 def _die_with_parent() -> None:
     """Be killed when the process that started this one ends, even within native code that hangs.
 
-    Where there is no prctl (not Linux), the closed socket does it, at the next message.
+    Where there is no prctl (not Linux), the closed socket does it, at the next message. Linux means
+    by that the end of the very thread that started this process.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

@@ -23,7 +23,7 @@ from vlaprune_bench.types import Status, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLUMNS = ["episode_id", "status", "success", "error", "wall_s", "device"]
+COLUMNS = ["episode_id", "status", "success", "error", "wall_s", "workers", "device"]
 COLUMNS += ["suite", "method", "max_steps", "task", "trial"]
 
 
@@ -37,7 +37,7 @@ class CellState:
     rows: list[dict[str, Any]]
     """Of its episodes that are in the folder."""
     seconds: float | None
-    """What an episode takes, as far as measured."""
+    """What an episode takes, as far as measured, with the workers it was measured with."""
 
     @property
     def missing(self) -> int:
@@ -68,7 +68,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """What the missing episodes may take one after the other; None: no rate yet."""
+        """What the missing episodes may take; None: no rate yet."""
         known = [s for s in self.states if s.missing]
         if any(s.seconds is None for s in known):
             return None
@@ -113,6 +113,11 @@ def one_folder(cells: Sequence[EvalConfig]) -> Path:
     return cells[0].output
 
 
+def _seconds(row: dict[str, Any]) -> float:
+    """What an episode added to the time of its run: it shared that with those beside it."""
+    return row["wall_s"] / (row["workers"] or 1)
+
+
 class Rates:
     """Mean times of finished episodes, by what they have in common."""
 
@@ -121,7 +126,7 @@ class Rates:
         for row in rows:
             if row["status"] == Status.OK:
                 kind = row["max_steps"], row["suite"], row["method"]
-                alike.setdefault(kind, []).append(row["wall_s"])
+                alike.setdefault(kind, []).append(_seconds(row))
         self._times: dict[tuple[Any, ...], list[float]] = {}
         for kind, times in alike.items():
             for key in self._keys(*kind):
@@ -135,7 +140,7 @@ class Rates:
     def seconds(self, cell: EvalConfig, own: Iterable[dict[str, Any]]) -> float | None:
         """What an episode of a cell may take: the mean of its own (`own`), else of the most alike
         there are; None: no episode was finished."""
-        mine = [row["wall_s"] for row in own if row["status"] == Status.OK]
+        mine = [_seconds(row) for row in own if row["status"] == Status.OK]
         keys = self._keys(cell.budget, cell.suite, cell.pruner.name)
         times = mine or next((self._times[key] for key in keys if key in self._times), [])
         return sum(times) / len(times) if times else None

@@ -8,10 +8,12 @@ which run again elsewhere; one that joins is put to work.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -38,34 +40,20 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 from vlaprune_bench.sweep.ray_actors import Host, Loaded, Played, Task
+from vlaprune_bench.sweep.ray_nodes import Place, check, places
 
 ATTEMPTS = 3
 """How often an episode is begun, where nodes are lost under it."""
 LOSSES = 3
 """After so many hosts were lost on a node it gets no further one."""
+PAUSE_S = 10.0
+"""Seconds before that: Ray needs some to notice that a whole node is gone."""
 LOOK_S = 1.0
 """Seconds between looks at Ctrl-C and at nodes that have joined."""
 BRIEF = 200
 """Characters shown of what Ray says of a lost host."""
 AHEAD = 2
 """Episodes a host has at hand for each of its simulators, the running one included."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a host may run."""
-
-    node: str
-    """Ray's id of the node."""
-    name: str
-    gpus: int
-    """Of the host: 1 or 0."""
-    cpus: float
-    """Its share of the node's."""
-
-    def workers(self, asked: int | str) -> int:
-        """Simulators at once; with auto, one CPU is left to the policy."""
-        return max(1, int(self.cpus) - 1) if asked == "auto" else int(asked)
 
 
 @dataclass(eq=False)
@@ -100,9 +88,14 @@ class RayLauncher:
         self._plugin = (plugin.name, plugin.read_text()) if plugin else None
         self._posts: list[Post] = []
         self._losses: Counter[str] = Counter()
+        self._paused: dict[str, float] = {}
+        """Until when a node that lost a host gets no other one (monotonic clock)."""
         self._first: Loaded | None = None
-        self._looked = 0.0
-        own = {"include_dashboard": False} if address == "local" else {}
+        self._looked = -inf
+        own: dict[str, Any] = {}
+        if address == "local":
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # tell nobody of it
+            own["include_dashboard"] = False
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error", **own)
         except ConnectionError as error:
@@ -128,11 +121,12 @@ class RayLauncher:
         Raises:
             UserError: a node lacks something, or has another checkpoint or other assets.
         """
-        _check(cells[0])
+        check(cells[0])
         for post in list(self._posts):
             self._drop(post)
         self._cells, self._first = cells, None
         self._checkpoint, self._assets = resolve(cells[0])
+        self._looked = -inf
         self._recruit()
         why = ""
         while any(not post.loaded for post in self._posts):
@@ -170,14 +164,13 @@ class RayLauncher:
                 stopped = True
                 for post in self._posts:
                     post.actor.stop.remote()
-            if schedule and not stopped:
-                self._recruit()
+            hope = bool(schedule) and not stopped and self._recruit()
             for post in self._posts:
                 self._hand_out(post, Schedule(()) if stopped else schedule)
             if not any(post.given for post in self._posts):
                 if stopped or not schedule:
                     return
-                if not self._posts:
+                if not hope:
                     raise UserError(
                         f"--launcher is ray; no node of the cluster is left, {len(schedule)} "
                         "episodes are not run: the same command goes on once there is one."
@@ -231,14 +224,23 @@ class RayLauncher:
                 why = f"its node was lost {number} times, the last one was {post.place.name}"
                 yield job, *running.give_up(Status.ERROR, why)
 
-    def _recruit(self) -> None:
-        """Start a host wherever there is room for one; looks no more often than it must."""
-        if self._posts and time.monotonic() < self._looked + LOOK_S:
-            return
-        self._looked = time.monotonic()
-        for place in _places(self._cells[0]):
-            mine = [post for post in self._posts if post.place == place]
-            if mine or self._losses[place.node] >= LOSSES:
+    def _recruit(self) -> bool:
+        """Start a host wherever there is room for one.
+
+        Returns:
+            Whether there are hosts, or may be some soon.
+        """
+        now = time.monotonic()
+        if now < self._looked + LOOK_S:
+            return True
+        self._looked = now
+        waiting = False
+        for place in places(self._cells[0]):
+            taken = any(post.place == place for post in self._posts)
+            if taken or self._losses[place.node] >= LOSSES:
+                continue
+            if now < self._paused.get(place.node, now):
+                waiting = True
                 continue
             actor = (
                 ray.remote(Host)
@@ -254,6 +256,7 @@ class RayLauncher:
             share = min(1.0, place.cpus / max(1, workers))
             reply = actor.load.remote([to_dict(cell) for cell in self._cells], workers, share)
             self._posts.append(Post(place, workers, actor, reply))
+        return waiting or bool(self._posts)
 
     def _accept(self, post: Post, reply: Loaded | Refused) -> None:
         """A host has loaded: is it what the driver has?
@@ -322,6 +325,7 @@ class RayLauncher:
     def _lose(self, post: Post) -> list[Job]:
         """Give up a host; what it had at hand."""
         self._losses[post.place.node] += 1
+        self._paused[post.place.node] = time.monotonic() + PAUSE_S
         self._drop(post)
         return list(post.given.values())
 
@@ -332,38 +336,8 @@ class RayLauncher:
     def _describe(self) -> str:
         nodes = len({post.place.node for post in self._posts})
         workers = sum(post.workers for post in self._posts)
-        return f"{len(self._posts)} policies on {nodes} nodes, {workers} simulators beside them"
-
-
-def _places(config: EvalConfig) -> list[Place]:
-    """Room for hosts: one a GPU; one a node, where nothing in the cluster has a GPU (or none is
-    wanted)."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    gpus = {n["NodeID"]: int(n["Resources"].get("GPU", 0)) for n in nodes}
-    on_gpus = config.device != "cpu" and any(gpus.values())
-    places = []
-    for node in nodes:
-        cpus = node["Resources"].get("CPU", 0.0)
-        number = gpus[node["NodeID"]] if on_gpus else int(cpus >= 1)
-        for index in range(number):
-            gpu = f" GPU {index}" if number > 1 else ""
-            name = f"node {node['NodeManagerHostname']} ({node['NodeID'][:6]}){gpu}"
-            places.append(Place(node["NodeID"], name, int(on_gpus), cpus / number))
-    return places
+        return f"on Ray: {workers} simulators, policies: {len(self._posts)}, nodes: {nodes}"
 
 
 def _brief(error: Exception) -> str:
     return " ".join(str(error).split())[:BRIEF]
-
-
-def _check(config: EvalConfig) -> None:
-    if config.device not in ("auto", "cpu", "cuda"):
-        raise UserError(
-            f"--device is {config.device}; with --launcher ray it must be auto, cpu or cuda: Ray "
-            "gives each policy a GPU of its own."
-        )
-    if config.video != "none":
-        raise UserError(
-            f"video is {config.video}; with --launcher ray it must be none: videos would stay on "
-            "the nodes."
-        )

@@ -86,13 +86,18 @@
     entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target));
   }, { rootMargin: "600px" });
   pictures.forEach((figure) => watcher.observe(figure));
+  // On paper nothing scrolls: a table too wide for it is made smaller. It takes about 0.7 of
+  // its width on the screen there; 680 pixels are an A4 page less its margins.
+  const tables = [...document.querySelectorAll("figure.table table, #episode-table")];
   window.addEventListener("beforeprint", () => {
     printing = true;
+    tables.forEach((table) => { table.style.zoom = Math.min(1, 680 / (0.7 * table.scrollWidth)); });
     pictures.forEach(show);
     applyTheme();
   });
   window.addEventListener("afterprint", () => {
     printing = false;
+    tables.forEach((table) => { table.style.zoom = ""; });
     applyTheme();
   });
 

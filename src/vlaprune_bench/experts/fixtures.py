@@ -1,0 +1,67 @@
+"""Drawers and knobs, and one thing after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vlaprune_bench.experts.motion import CLOSE, steer
+from vlaprune_bench.experts.skills import Expert, Grasping, Grip
+from vlaprune_bench.experts.world import World
+
+STALL_STEPS = 12
+YAW = 0.1
+"""Rotation action while a knob is turned (0.05 rad)."""
+
+
+class Pull(Grasping):
+    """Pull a drawer by its handle, straight back."""
+
+    def __init__(self, world: World, grip: Grip, by: float, home: np.ndarray) -> None:
+        """Pull a site of the drawer `by` metres from where it is now."""
+        super().__init__(world, grip, home)
+        self._start, self._by = self.target, by
+        self.place = self._start + by * self._back
+
+    def _move(self, world: World) -> np.ndarray:
+        self.holding = True
+        if self._lost(world):
+            return self._enter(self._approach, world)
+        left = (self.place - self.target) @ self._back
+        if left < 0.0 or self._steps > 100:
+            return self._enter(self._release, world)
+        way = self._back * (left + 0.03)
+        return np.array([*steer(way, 0.7), 0.0, 0.0, 0.0, CLOSE])
+
+
+class TurnKnob(Grasping):
+    """Turn what is gripped about the vertical until the goal holds."""
+
+    def _move(self, world: World) -> np.ndarray:
+        self.holding = self.near = True
+        if world.solved() or self._steps > 100:
+            return self._enter(self._release, world)
+        way = self.target + self._offset - world.hand
+        return np.array([*steer(way, 0.3), 0.0, 0.0, YAW, CLOSE])
+
+
+class Sequence:
+    """One expert after another; each is made when its turn comes."""
+
+    def __init__(self, world: World, makers: list[Callable[[World], Expert]]) -> None:
+        self._expert, self._makers = makers[0](world), makers[1:]
+        self._show()
+
+    def act(self, world: World) -> np.ndarray:
+        """(7,) action for the state of now."""
+        if self._expert.done and self._makers:
+            self._expert = self._makers.pop(0)(world)
+        action = self._expert.act(world)
+        self._show()
+        return action
+
+    def _show(self) -> None:
+        self.target, self.place = self._expert.target, self._expert.place
+        self.holding, self.near = self._expert.holding, self._expert.near
+        self.done = self._expert.done and not self._makers

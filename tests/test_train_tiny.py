@@ -1,0 +1,180 @@
+"""scripts/train_tiny.py: the network it trains is the one inference runs, and runs can go on."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from vlaprune_bench.policies import load_policy
+from vlaprune_bench.policies.normalize import Bounds, robot_state, to_gripper_command
+from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
+from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.types import OPENVLA_PROTOCOL, Observation, UserError
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SUITE = "libero_spatial"
+INSTRUCTIONS = (
+    "pick up the black bowl on the stove and place it on the plate",
+    "pick up the black bowl next to the ramekin and place it on the plate",
+)
+ROWS = 24
+
+
+@pytest.fixture(scope="module")
+def script():
+    pytest.importorskip("libero", reason="libero's instructions give the vocabulary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        import train_tiny
+
+        yield train_tiny
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory):
+    """Two tasks; the first action follows from the state, so there is something to learn."""
+    folder = tmp_path_factory.mktemp("demos")
+    (folder / SUITE).mkdir()
+    for task, instruction in enumerate(INSTRUCTIONS):
+        rng = np.random.default_rng(task)
+        rows = [row(rng, task, instruction, k) for k in range(ROWS)]
+        pd.DataFrame(rows).to_parquet(folder / SUITE / f"task{task:02d}.parquet")
+    return folder
+
+
+def row(rng, task, instruction, k):
+    place = rng.uniform(-0.2, 0.2, 3)
+    actions = np.zeros((8, 7))
+    actions[:, :3] = place / 0.2
+    actions[:, 6] = np.where(place[0] > 0, 1.0, -1.0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return {
+        "suite": SUITE,
+        "task": task,
+        "instruction": instruction,
+        "demo": k,
+        "seed": k,
+        "agentview_jpeg": buffer.getvalue(),
+        "wrist_jpeg": buffer.getvalue(),
+        "eef_pos": place,
+        "eef_quat": np.array([1.0, 0.0, 0.0, 0.0]),
+        "gripper_qpos": np.array([0.04, -0.04]),
+        "actions": actions.reshape(-1),
+        "target_pos": place,
+        "goal_pos": place,
+        "holding": place[0] > 0,
+    }
+
+
+@pytest.fixture
+def settings(script, demos, tmp_path_factory):
+    optimisation = script.Optimisation(
+        steps=12, micro_batch=4, micro_batches=2, warmup=2, rate=3e-3, dtype="float32"
+    )
+    cache = tmp_path_factory.getbasetemp() / "frames"
+    out = tmp_path_factory.mktemp("run")
+    return script.Settings(
+        demos=demos, out=out, cache=cache, patch=56, tower_width=32, tower_depth=2, width=32,
+        depth=2, rollout_every=0, compile=False, train=optimisation,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def trained(script, settings):
+    """The folder of a finished run."""
+    script.main(settings)
+    return settings.out
+
+
+def test_loss_falls(trained):
+    log = pd.read_parquet(trained / "log.parquet")
+    assert log.step.tolist() == list(range(1, 13))
+    assert log.loss[-3:].mean() < 0.9 * log.loss[:3].mean()
+
+
+def test_continuing_changes_nothing(script, settings, trained, tmp_path):
+    run = script.Run(replace(settings, out=tmp_path))
+    for _ in range(5):
+        run.trainer.train_step()
+    run.save()
+    script.main(replace(settings, out=tmp_path))
+    whole, pieces = (torch.load(f / "state.pt", weights_only=True) for f in (trained, tmp_path))
+    assert pieces["step"] == whole["step"] == 12
+    for kind in ("master", "average"):
+        for name, value in whole[kind].items():
+            assert torch.equal(value, pieces[kind][name]), name
+    assert [r["loss"] for r in whole["log"]] == [r["loss"] for r in pieces["log"]]
+
+
+def test_another_shape_is_refused(script, settings, trained):
+    with pytest.raises(UserError, match="width 32, not 64"):
+        script.main(replace(settings, width=64))
+
+
+def test_training_computes_what_inference_does(script, settings, trained):
+    """On frames and a state, through the files: training's forward and the policy's."""
+    rng = np.random.default_rng(5)
+    seen = Observation(
+        eef_pos=rng.uniform(-0.1, 0.1, 3),
+        eef_quat=np.array([1.0, 0.0, 0.0, 0.0]),
+        gripper_qpos=np.array([0.04, -0.04]),
+        images=rng.integers(0, 255, (2, 256, 256, 3), dtype=np.uint8),
+    )
+    policy = load_policy(str(trained / "last"), NoPruning(), suite=SUITE, device="cpu")
+    assert policy.info.trained
+    assert policy.info.grids == ((4, 4), (4, 4))
+    memory = policy.start(INSTRUCTIONS[1], 0)
+    poses = np.concatenate([seen.eef_pos, seen.eef_quat])[None]
+    acted = policy.act(memory, seen, poses).actions
+
+    run = script.Run(settings)
+    prompts = run.trainer.prompts
+    assert torch.equal(prompts[run.demos.instructions.index(INSTRUCTIONS[1])], memory.prompt_T)
+    frames = prepare_frames(seen.images, OPENVLA_PROTOCOL, script.IMAGE, torch.device("cpu"))
+    one = torch.ones(1, 2)
+    from tiny.network import pixels
+
+    x = pixels(frames.byte()[None], one, 0 * one, torch.float32)
+    torch.testing.assert_close(x, pixel_values(frames, torch.float32), atol=1e-5, rtol=1e-5)
+    proprio = torch.from_numpy(policy.proprio_bounds.normalize(robot_state(seen))).float()
+    run.trainer.average = {k: v.half().float() for k, v in run.trainer.average.items()}
+    with torch.no_grad(), run.trainer.averaged():
+        actions, _ = run.trainer.model(x, proprio[None], memory.prompt_T)
+    motion = policy.action_bounds.unnormalize(actions[0].numpy())[:, :6]
+    np.testing.assert_allclose(acted[:, :6], motion, atol=2e-5)
+    # nobody rotated in the demonstrations: exactly nothing is sent
+    assert (acted[:, 3:6] == 0.0).all()
+    assert set(np.unique(acted[:, 6])) <= {-1.0, 1.0}
+
+
+def test_targets_are_in_the_models_convention(script, settings):
+    demos = script.Run(settings).demos
+    assert len(demos) == 2 * ROWS
+    assert demos.held_out_N.sum() == 2
+    assert (demos.fixed == [False, False, False, True, True, True, False]).all()
+    assert np.abs(demos.actions_NA).max() <= 1.0
+    assert (demos.actions_NA[..., 3:6] == -1.0).all()
+    opened = demos.actions_NA[:, 0, 6] == 1.0
+    np.testing.assert_array_equal(opened, demos.aux_NX[:, 6] == 0.0)  # open while not holding
+    # what the policy makes of them is what the expert did, but for the clipped hundredths
+    bounds = Bounds.read(demos.statistics[SUITE], SUITE, "action")
+    assert bounds.mask.tolist() == [True] * 6 + [False]
+    acted = to_gripper_command(bounds.unnormalize(demos.actions_NA))
+    files = sorted((settings.demos / SUITE).iterdir())
+    rows = np.concatenate([np.stack(pd.read_parquet(path).actions) for path in files])
+    expert = rows.reshape(acted.shape)
+    np.testing.assert_array_equal(acted[..., 6], expert[..., 6])
+    np.testing.assert_allclose(
+        acted[..., :6], expert[..., :6].clip(bounds.low[:6], bounds.high[:6]), atol=1e-6
+    )
+
+
+def test_nothing_to_learn_from_is_said(script, settings, tmp_path):
+    with pytest.raises(UserError, match="make demos"):
+        script.main(replace(settings, demos=tmp_path, out=tmp_path / "run"))
