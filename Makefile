@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench-profile test test-fast lint format gallery demos train-tiny clean
+.PHONY: help setup demo test test-fast test-heavy lint format gallery clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -70,7 +70,7 @@ bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs t
 	$(BIN)/python benchmarks/bench_sim.py $(BENCH)
 
 test-heavy: $(STAMP)  ## the sweeps over all tasks and init states (an hour; needs the real assets)
-	$(BIN)/python -m pytest -m heavy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
 format: $(STAMP)  ## format and sort the source
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

@@ -48,9 +48,9 @@ class Settings:
     """Tasks of each suite; empty: all there are demonstrations of."""
     patch: int = 28
     """Side of a patch; 28: 8 x 8 tokens a camera."""
-    tower_width: int = 96
+    tower_width: int = 64
     tower_depth: int = 3
-    width: int = 192
+    width: int = 128
     depth: int = 4
     minutes: float = float("inf")
     """Stop (and keep the state) after so long."""
@@ -70,7 +70,6 @@ def main(settings: Settings) -> None:
     """Train until the steps are done or the time is up."""
     deadline = time.monotonic() + 60.0 * settings.minutes
     torch.set_num_threads(settings.threads)
-    torch.use_deterministic_algorithms(True)
     run = Run(settings)
     print(
         f"{len(run.demos)} samples, {len(run.demos.instructions)} instructions, "

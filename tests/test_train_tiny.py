@@ -28,11 +28,13 @@ ROWS = 24
 @pytest.fixture(scope="module")
 def script():
     pytest.importorskip("libero", reason="libero's instructions give the vocabulary")
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(SCRIPTS))
         import train_tiny
 
         yield train_tiny
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -28,18 +28,18 @@ class Optimisation:
     """What the result depends on, beside data and shape of the network."""
 
     seed: int = 0
-    steps: int = 8000
+    steps: int = 20_000
     micro_batch: int = 16
     """Samples of one prompt length, through the network together."""
-    micro_batches: int = 4
+    micro_batches: int = 2
     """Of an optimiser step."""
-    rate: float = 1e-3
-    warmup: int = 200
+    rate: float = 1.5e-3
+    warmup: int = 100
     decay: float = 0.3
     """Last part of the steps, in which the rate falls to 0 along a cosine."""
     weight_decay: float = 0.05
     clip: float = 1.0
-    averaging: float = 0.998
+    averaging: float = 0.995
     """Of the exported weights, a step."""
     auxiliary: float = 0.5
     """Weight of the auxiliary loss."""

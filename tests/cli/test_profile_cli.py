@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy():
     ("args", "sentence"),
     [
         ("--methods fastw", "--methods is fastw; did you mean fastv?"),
-        ("--cuda-graphs", "--cuda-graphs is given"),
+        ("--cuda-graphs --device cpu", "--cuda-graphs is given; it needs a CUDA device"),
         ("--methods schedule", "--later-layers is 9 15; this model has decoder layers 0 to 3"),
         ("--device cuda:77", "--device is cuda:77"),
         ("--output /dev/null/here", "--output is /dev/null/here"),

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.methods import tiny
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.base import PolicyCall
 from vlaprune_bench.policies.prismatic.llama import LanguageModel
 from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.profile.inputs import INSTRUCTION, observation, poses
-from vlaprune_bench.pruning import BudgetPruner, Pruner, Selection, methods
+from vlaprune_bench.pruning import Pruner, Selection, methods
 from vlaprune_bench.pruning.fastv import FastV
-from vlaprune_bench.pruning.gated import Gated
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.pruning.schedule import Schedule
 from vlaprune_bench.pruning.vla_cache import VlaCache
 from vlaprune_bench.types import UserError
 
@@ -78,16 +77,6 @@ def check_same(one, other):
     a, b = (asdict(chunk.measures) for chunk in (one, other))
     own = {k for k in a if k.startswith("latency_")} | {"batch_size"}
     assert {k: a[k] for k in a.keys() - own} == {k: b[k] for k in b.keys() - own}
-
-
-def tiny(name):
-    """The method with layers that a model of four has."""
-    if name == "gated":
-        return Gated(tiny("fastv"))
-    if name == "schedule":
-        return Schedule(FastV(0.75, layer=1), later_layers=(2, 3), later_keeps=(0.5, 0.25))
-    made = methods()[name]()
-    return replace(made, keep=0.25) if isinstance(made, BudgetPruner) else made
 
 
 def check_episodes(policy, episodes, calls=4):

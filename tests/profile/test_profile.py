@@ -161,7 +161,6 @@ def test_rows_are_written_with_units(tmp_path):
         ({"keeps": (0.5, 1.5)}, "--keeps has 1.5; each must be above 0 and at most 1."),
         ({"rounds": 0}, "--rounds is 0; it must be at least 1."),
         ({"warmup": -1}, "--warmup is -1; it must be at least 0."),
-        ({"cuda_graphs": True}, "--cuda-graphs is given; .* not supported yet"),
     ],
 )
 def test_what_cannot_be_is_refused(options, sentence):

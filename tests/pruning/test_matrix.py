@@ -3,27 +3,14 @@
 The checks themselves are `vlaprune_bench.testing`, which methods of other packages pass too.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from vlaprune_bench.pruning import BudgetPruner, Pruner, ScoredPruner, methods
-from vlaprune_bench.pruning.fastv import FastV
-from vlaprune_bench.pruning.gated import Gated
-from vlaprune_bench.pruning.schedule import Schedule
+from tests.methods import tiny
+from vlaprune_bench.pruning import Pruner, ScoredPruner, methods
 from vlaprune_bench.testing import CHECKPOINTS, check_method
-
-
-def tiny(name: str, keep: float = 0.25) -> Pruner:
-    """The method at `keep`, with layers that a model of four has."""
-    if name == "gated":
-        return Gated(tiny("fastv", keep))
-    if name == "schedule":
-        first, second = keep + (1 - keep) * 2 / 3, keep + (1 - keep) / 3
-        return Schedule(FastV(first, layer=1), later_layers=(2, 3), later_keeps=(second, keep))
-    made = methods()[name]()
-    return replace(made, keep=keep) if isinstance(made, BudgetPruner) else made
 
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS)

@@ -162,7 +162,7 @@ def post():
 
 
 def loaded(assets="a55e7", **info):
-    from vlaprune_bench.sweep.ray_actors import Loaded
+    from vlaprune_bench.rollout.ray_actors import Loaded
 
     kind = SimpleNamespace(kind="lite", hash=assets)
     return Loaded(SimpleNamespace(**{**vars(INFO), **info}), kind, "egl")
@@ -217,7 +217,7 @@ def test_what_is_wrong_with_the_address(options, sentence, tmp_path, monkeypatch
 
 def test_without_ray_one_sentence_names_the_extra(tmp_path, monkeypatch, capsys):
     (tmp_path / "study.yaml").write_text("base: {trials: 1}")
-    for name in ("vlaprune_bench.sweep.ray", "vlaprune_bench.sweep.ray_actors"):
+    for name in ("vlaprune_bench.sweep.ray", "vlaprune_bench.rollout.ray_actors"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr(

@@ -16,6 +16,8 @@ from vlaprune_bench.experts.motion import CLOSE, OPEN, funnel, rotated, steer, t
 from vlaprune_bench.experts.world import World
 
 ARRIVED_M = 0.007
+STUCK_M, STUCK_STEP_M = 0.012, 0.0008
+"""So near, a hand that hardly moves in a step has arrived as well: far out, the arm lags."""
 STALLED_M = 0.0004
 """Finger motion in a step that counts as none."""
 CLOSE_STEPS = 10
@@ -101,7 +103,7 @@ class Grasping:
         self._stage: Callable[[World], np.ndarray] = self._approach
         self._steps = 0
         self._width = world.width
-        self._grasp = self._held = np.zeros(3)
+        self._grasp = self._held = self._before = np.zeros(3)
 
     def act(self, world: World) -> np.ndarray:
         """(7,) action for the state of now."""
@@ -120,7 +122,10 @@ class Grasping:
         across = float(np.linalg.norm(way - self._back * (way @ self._back)))
         self.holding, self.near = False, across < 0.03
         turning = turn(world.hand_turn, self._turned, self._about)
-        if np.linalg.norm(way) < ARRIVED_M and not turning.any():
+        far, moved = np.linalg.norm(way), np.linalg.norm(world.hand - self._before)
+        self._before = world.hand
+        arrived = far < ARRIVED_M or (far < STUCK_M and moved < STUCK_STEP_M)
+        if arrived and not turning.any():
             self._grasp = world.hand
             return self._enter(self._close, world)
         stay = 0.4 * self.grip.hover if turning.any() else 0.0

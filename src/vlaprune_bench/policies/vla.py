@@ -26,8 +26,9 @@ from vlaprune_bench.policies.forward import Acted, Forward, Inputs, Prediction
 from vlaprune_bench.policies.measures import call_measures
 from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
-from vlaprune_bench.policies.prismatic.batch import Patches, Work, alone, together
+from vlaprune_bench.policies.prismatic.batch import Patches, Work, alone, compute, together
 from vlaprune_bench.policies.prismatic.decoder import CallDecoder
+from vlaprune_bench.policies.prismatic.graphs import Graphs
 from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
 from vlaprune_bench.policies.prismatic.run import Prefill
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
@@ -84,6 +85,8 @@ class PrismaticVLA(ABC):
         checkpoint.load_model(
             self.prismatic, unused_tensors(config, logits), self.device, self.dtype
         )
+        self.graphs: Graphs | None = None
+        """Where set, calls made alone replay CUDA graphs."""
         own = config.get("vlaprune", {})
         self.info = PolicyInfo(
             policy=self.name,
@@ -182,7 +185,11 @@ class PrismaticVLA(ABC):
         timer = StageTimer(self.device)
         # one call enters its stages itself; of several, whoever goes on may find another's
         enter = timer.enter if len(calls) > 1 else lambda _: None
-        results, batch_size = together([self._acting(call, timer) for call in calls], enter)
+        run = compute
+        # a graph's results do not outlive the call
+        if self.graphs is not None and len(calls) == 1 and not calls[0].memory.method.keeps_cache:
+            run = self.graphs.run
+        results, batch_size = together([self._acting(call, timer) for call in calls], enter, run)
         timer.stop()
         answers: list[ActionChunk | Exception] = []
         for call, copied, acted in zip(calls, before, results, strict=True):

@@ -73,6 +73,7 @@ class ProfileRow:
     device: str = column("device of the model, with its name")
     dtype: str = column("precision of the model")
     attention: str = column("attention backend")
+    cuda_graphs: bool = column("towers and decoder layers were replayed as CUDA graphs")
     started_at: str = column("UTC start, ISO 8601")
     versions: str = column("package versions, JSON")
     git_revision: str | None = column("revision of the source tree; null: not a git checkout")

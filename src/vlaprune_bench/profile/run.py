@@ -38,11 +38,14 @@ class Variant:
     """Timed ones, one a round."""
     peaks: list[tuple[int, int]] = field(default_factory=list)
     """Bytes: the peak of each timed call, and what the call added; CUDA only."""
+    recorded: set[int] = field(default_factory=set)
+    """Timed rounds in which a CUDA graph was recorded."""
 
     def measured(self) -> list[int]:
         """Rounds that count: those in which the method pruned; all of `none`."""
         every = isinstance(self.pruner, NoPruning)
-        return [i for i, call in enumerate(self.calls) if every or call.pruned]
+        counts = (i for i, call in enumerate(self.calls) if every or call.pruned)
+        return [i for i in counts if i not in self.recorded]
 
     def column(self, name: str) -> np.ndarray:
         """A measure of the calls that count, in order of rounds."""
@@ -94,7 +97,8 @@ def profile(config: ProfileConfig, tick: Callable[[str], None] = print) -> list[
         "git_revision": git_revision(),
     }
     shared["profile_id"] = digest([shared, started.isoformat(), asdict(config)])
-    rows = [summarise(variant, variants[0], shared) for variant in variants]
+    graphs = policy.graphs is not None
+    rows = [summarise(variant, variants[0], shared, graphs) for variant in variants]
 
     from vlaprune_bench.store import write_rows
 
@@ -130,6 +134,15 @@ def load(config: ProfileConfig) -> PrismaticVLA:
         attention=config.attention,
         policy=config.policy,
     )
+    if config.cuda_graphs:
+        if policy.device.type != "cuda":
+            raise UserError(
+                f"--cuda-graphs is given; it needs a CUDA device, and --device {config.device} is "
+                f"{policy.device}."
+            )
+        from vlaprune_bench.policies.prismatic.graphs import Graphs
+
+        policy.graphs = Graphs()
     return policy
 
 
@@ -161,13 +174,19 @@ def run_rounds(
         tick(f"round {number + 1} of {warmup + rounds}{' (warm-up)' if number < warmup else ''}")
         for index in order.permutation(len(variants)):
             variant = variants[index]
-            policy.pruner = variant.pruner
-            peak = _Peak(policy.device)
+            peak, graphs = _Peak(policy.device), _graphs(policy)
             chunk = policy.act(variant.memory, observation(number), poses(number))
             if number >= warmup:
+                if _graphs(policy) > graphs:
+                    variant.recorded.add(number - warmup)
                 variant.calls.append(chunk.measures)
                 variant.peaks += peak.read()
     return variants
+
+
+def _graphs(policy: PrismaticVLA) -> int:
+    """CUDA graphs recorded so far."""
+    return 0 if policy.graphs is None else len(policy.graphs)
 
 
 class _Peak:
@@ -190,13 +209,16 @@ class _Peak:
             yield peak, peak - self._before
 
 
-def summarise(variant: Variant, none: Variant, shared: dict[str, Any]) -> ProfileRow:
+def summarise(
+    variant: Variant, none: Variant, shared: dict[str, Any], graphs: bool = False
+) -> ProfileRow:
     """One method's row.
 
     Args:
         variant: the method.
         none: the baseline of the same rounds.
         shared: columns that all rows of the run share.
+        graphs: the policy replays CUDA graphs where a method lets it.
     """
     counted = variant.measured()
     latencies: dict[str, Any] = {}
@@ -204,7 +226,8 @@ def summarise(variant: Variant, none: Variant, shared: dict[str, Any]) -> Profil
         ms = variant.column(f"latency_{stage}_ms")
         for q in (50, 90):
             latencies[f"latency_{stage}_p{q}_ms"] = _percentile(ms, q)
-    paired = [none.calls[i].latency_total_ms / variant.calls[i].latency_total_ms for i in counted]
+    both = sorted(set(counted) & set(none.measured()))
+    paired = [none.calls[i].latency_total_ms / variant.calls[i].latency_total_ms for i in both]
     peaks = [variant.peaks[i] for i in counted] if variant.peaks else []
     return ProfileRow(
         method=variant.pruner.name,
@@ -225,6 +248,7 @@ def summarise(variant: Variant, none: Variant, shared: dict[str, Any]) -> Profil
         ),
         peak_memory_bytes=max((peak for peak, _ in peaks), default=None),
         call_memory_bytes=max((added for _, added in peaks), default=None),
+        cuda_graphs=graphs and not variant.memory.method.keeps_cache,
         **latencies,
         **shared,
     )

@@ -39,14 +39,14 @@ except ModuleNotFoundError as missing:
         "node)."
     ) from missing
 
-from vlaprune_bench.sweep.ray_actors import Host, Loaded, Played, Task
+from vlaprune_bench.rollout.ray_actors import Host, Loaded, Played, Task
 from vlaprune_bench.sweep.ray_nodes import Place, check, places
 
 ATTEMPTS = 3
 """How often an episode is begun, where nodes are lost under it."""
 LOSSES = 3
 """After so many hosts were lost on a node it gets no further one."""
-PAUSE_S = 10.0
+PAUSE_S = 30.0
 """Seconds before that: Ray needs some to notice that a whole node is gone."""
 LOOK_S = 1.0
 """Seconds between looks at Ctrl-C and at nodes that have joined."""

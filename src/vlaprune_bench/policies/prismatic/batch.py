@@ -24,6 +24,18 @@ from vlaprune_bench.policies.prismatic.model import Prismatic
 T = TypeVar("T")
 
 
+@dataclass
+class Pure:
+    """A request as a function of tensors alone."""
+
+    key: tuple[Any, ...]
+    """Requests of one key, whose inputs have the same shapes, are the same function."""
+    inputs: list[Tensor]
+    function: Callable[[list[Tensor]], list[Tensor]]
+    give: Callable[[list[Tensor]], Tensor]
+    """Puts results where the request wants them, and says the answer."""
+
+
 class Request(ABC):
     """Something the networks compute for a call."""
 
@@ -38,6 +50,10 @@ class Request(ABC):
     @abstractmethod
     def run(cls, requests: Sequence[Any]) -> list[Tensor | Request]:
         """Compute some of one shape; for each its answer, or what is left of it."""
+
+    @abstractmethod
+    def pure(self) -> Pure | None:
+        """This request as a function; None where it reads more than tensors of its own."""
 
 
 Work: TypeAlias = Generator[Request, Any, T]
@@ -59,6 +75,12 @@ class Patches(Request):
         patches_BVD = requests[0].model.patches(_joined([r.pixels_1CHW for r in requests]))
         return list(patches_BVD.split(1))
 
+    def pure(self) -> Pure:
+        def function(inputs: list[Tensor]) -> list[Tensor]:
+            return [self.model.patches(inputs[0])]
+
+        return Pure((Patches,), [self.pixels_1CHW], function, lambda outputs: outputs[0])
+
 
 @dataclass
 class Tap:
@@ -69,6 +91,12 @@ class Tap:
     rope_N: list[Tensor]
     key_K: Tensor
     """Positions of the prefill's keys at this layer."""
+
+    def add(self, queries_NH: Tensor, request: Layers) -> None:
+        """Keep what q_proj gave for the tokens of a request."""
+        self.queries_NH.append(queries_NH)
+        self.query_N.append(request.query_N)
+        self.rope_N.append(request.rope_N)
 
 
 @dataclass
@@ -119,6 +147,49 @@ class Layers(Request):
             for r, hidden_1ND in zip(requests, hidden_BND.split(1), strict=True)
         ]
 
+    def pure(self) -> Pure | None:
+        if self.cache.reuses:
+            return None
+        tapped = sorted(set(self.taps) & set(self.layers))
+        inputs = [self.hidden_1ND, self.rope_N]
+        if self.visible_NK is not None:
+            inputs.append(self.visible_NK)
+        before = self.cache.tensors(self.layers)
+
+        def function(given: list[Tensor]) -> list[Tensor]:
+            """The states, the queries of tapped layers, then all keys and values."""
+            own = len(given) - len(before)
+            cache = LayerCache()
+            cache.put(self.layers, given[own:])
+            taps = {layer: Tap([], [], [], self.taps[layer].key_K) for layer in tapped}
+            visible_NK = None if self.visible_NK is None else given[2]
+            request = replace(
+                self,
+                hidden_1ND=given[0],
+                rope_N=given[1],
+                visible_NK=visible_NK,
+                cache=cache,
+                taps=taps,
+            )
+            (hidden_1ND,) = self.run([request])
+            assert isinstance(hidden_1ND, Tensor)
+            queries = [taps[layer].queries_NH[0] for layer in tapped]
+            return [hidden_1ND, *queries, *cache.tensors(self.layers)]
+
+        def give(outputs: list[Tensor]) -> Tensor:
+            for layer, queries_NH in zip(tapped, outputs[1:], strict=False):
+                self.taps[layer].add(queries_NH, self)
+            self.cache.put(self.layers, outputs[1 + len(tapped) :])
+            return outputs[0]
+
+        key = (Layers, self.layers, self.step, tuple(tapped))
+        return Pure(key, [*inputs, *before], function, give)
+
+
+def compute(requests: Sequence[Request]) -> list[Tensor | Request]:
+    """Compute requests of one class and shape; see `Request.run`."""
+    return requests[0].run(requests)
+
 
 def alone(work: Work[T]) -> T:
     """Run one call, or a part of one, by itself."""
@@ -128,17 +199,20 @@ def alone(work: Work[T]) -> T:
             request = work.send(reply)
         except StopIteration as done:
             return done.value
-        (reply,) = request.run([request])
+        (reply,) = compute([request])
 
 
 def together(
-    works: Sequence[Work[T]], enter: Callable[[str], None]
+    works: Sequence[Work[T]],
+    enter: Callable[[str], None],
+    run: Callable[[Sequence[Request]], list[Tensor | Request]] = compute,
 ) -> tuple[list[T | Exception], int]:
     """Run several calls side by side.
 
     Args:
         works: the calls.
         enter: told the stage of what comes next, see `StageTimer.enter`.
+        run: computes requests of one class and shape.
 
     Returns:
         What each ends in, or the exception that ended it, which is no other call's concern; and
@@ -171,7 +245,7 @@ def together(
         }
         most = max(most, len(group))
         enter(first.stage)
-        for index, reply in zip(group, first.run(list(group.values())), strict=True):
+        for index, reply in zip(group, run(list(group.values())), strict=True):
             del waiting[index]
             if isinstance(reply, Request):
                 waiting[index] = reply
@@ -185,11 +259,7 @@ def _tapping(requests: Sequence[Layers], layers: range) -> Iterator[None]:
     """Keep what q_proj of the tapped layers among `layers` gives while this is open."""
 
     def keep(row: int, layer: int, _module: nn.Module, _inputs: Any, output_BNH: Tensor) -> None:
-        request = requests[row]
-        tap = request.taps[layer]
-        tap.queries_NH.append(output_BNH[row])
-        tap.query_N.append(request.query_N)
-        tap.rope_N.append(request.rope_N)
+        requests[row].taps[layer].add(output_BNH[row], requests[row])
 
     handles = []
     try:

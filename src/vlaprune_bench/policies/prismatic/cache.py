@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,22 @@ class LayerCache:
             fresh_N: rows, ascending, of the tokens that are still computed.
         """
         self._previous, self._fresh_N = previous, fresh_N
+
+    @property
+    def reuses(self) -> bool:
+        """Whether `reuse` was called."""
+        return self._previous is not None
+
+    def tensors(self, layers: Iterable[int]) -> list[Tensor]:
+        """Keys, then values of those of some layers that are there."""
+        there = [layer for layer in layers if layer in self.keys]
+        return [held[layer] for held in (self.keys, self.values) for layer in there]
+
+    def put(self, layers: Sequence[int], tensors: Sequence[Tensor]) -> None:
+        """Set what `tensors` gives for the layers; nothing where `tensors` is empty."""
+        if tensors:
+            self.keys.update(zip(layers, tensors[: len(layers)], strict=True))
+            self.values.update(zip(layers, tensors[len(layers) :], strict=True))
 
     def update(
         self, keys_BHNd: Tensor, values_BHNd: Tensor, layer: int, *_: Any
