@@ -14,6 +14,8 @@ With --no-compile a run is the same bit for bit whether it was interrupted or no
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +68,9 @@ class Settings:
     train: Optimisation = field(default_factory=Optimisation)
 
 
-def main(settings: Settings) -> None:
-    """Train until the steps are done or the time is up."""
+def main(settings: Settings, stop: threading.Event | None = None) -> None:
+    """Train until the steps are done, the time is up or `stop` is set."""
+    stop = stop or threading.Event()
     deadline = time.monotonic() + 60.0 * settings.minutes
     torch.set_num_threads(settings.threads)
     run = Run(settings)
@@ -78,7 +81,9 @@ def main(settings: Settings) -> None:
         flush=True,
     )
     saved = time.monotonic()
-    while run.trainer.step < settings.train.steps and time.monotonic() < deadline:
+    while run.trainer.step < settings.train.steps and not stop.is_set():
+        if time.monotonic() > deadline:
+            break
         run.trainer.train_step()
         step = run.trainer.step
         if step % 50 == 0:
@@ -181,7 +186,10 @@ def by_task(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the state is kept after the step at hand
+        signal.signal(number, lambda *_: asked.set())
     try:
-        main(tyro.cli(Settings))
+        main(tyro.cli(Settings), asked)
     except UserError as error:
         raise SystemExit(str(error)) from error

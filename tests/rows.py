@@ -66,6 +66,7 @@ def episode_row(**changes: Any) -> EpisodeRow:
         "calls": 28,
         "init_state_hash": "i",
         "scene_hash": "s",
+        "frames_hash": "f",
         "warnings": [],
         "pruned_call_fraction": 1.0,
         "visual_tokens_kept_mean": 256.0,

@@ -74,7 +74,7 @@ def row(rng, task, instruction, k):
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(script, demos, tmp_path_factory):
     optimisation = script.Optimisation(
         steps=12, micro_batch=4, micro_batches=2, warmup=2, rate=3e-3, dtype="float32"
@@ -87,7 +87,7 @@ def settings(script, demos, tmp_path_factory):
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained(script, settings):
     """The folder of a finished run."""
     script.main(settings)

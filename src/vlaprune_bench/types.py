@@ -301,7 +301,10 @@ class EpisodeRow:
     status: str = column("ok, error or timeout, apart from success")
     error: str | None = column("what went wrong; null: status is ok")
     success: bool | None = column("task predicate true after any step; null: status is not ok")
-    steps: int = column("control steps executed, settle steps not counted", "steps")
+    steps: int = column(
+        "control steps executed, settle steps not counted; if its process died: before the last call",
+        "steps",
+    )
     actions_hash: str | None = column(
         "hash of the actions given to the simulator, in order; null: its process died"
     )
@@ -309,6 +312,10 @@ class EpisodeRow:
     init_state_hash: str | None = column("hash of the init state; null: failed before the reset")
     scene_hash: str | None = column(
         "hash of simulator state and body poses at the init state; null: failed before the reset"
+    )
+    frames_hash: str | None = column(
+        "hash of the first frames, as rendered: another renderer or driver may differ by a pixel; "
+        "null: failed before"
     )
     warnings: list[str] = column("what the reader of this row must know")
     # what it cost (means over the episode's calls; null: no call was made)

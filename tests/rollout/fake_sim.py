@@ -3,7 +3,8 @@
     python -m tests.rollout.fake_sim FD     # instead of vlaprune_bench.rollout.worker
 
 Its faults stand in the environment variable FAKE_FAULTS: JSON, "task:trial:step" to what happens
-there; step "reset" is the reset, and the key "start" is the process. FAKE_DRIFT changes its scenes.
+there; step "reset" is the reset, and the key "start" is the process. FAKE_DRIFT changes its scenes,
+FAKE_DRIVER its frames.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class FakeTask:
 
     def __init__(self, suite, task, assets, protocol, *, sim, scenes):
         self.task, self.name, self.instruction = task, f"task_{task}", f"do task {task}"
-        self.init_state_hash = self.scene_hash = None
+        self.init_state_hash = self.scene_hash = self.frames_hash = None
         self._faults = json.loads(os.environ.get(FAULTS, "{}"))
 
     def __enter__(self):
@@ -86,6 +87,7 @@ class FakeTask:
         self.trial, self.steps = trial, 0
         self._fault("reset")
         self.init_state_hash, self.scene_hash = f"{trial:x}", self.fingerprint(trial)
+        self.frames_hash = os.environ.get("FAKE_DRIVER", "driver") + str(trial)
         self.position = np.array([self.task, trial, 0.0])
         return self._see(True)
 

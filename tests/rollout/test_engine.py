@@ -56,12 +56,13 @@ class ToyLibero(ToyTask):
 
     opened: list[int] = []  # noqa: RUF012
     sim, self_check = "fast", "passed"
-    scene = "5ce9e"
+    scene, frames = "5ce9e", "f4a3e5"
 
     def __init__(self, suite, task, assets, protocol, *, sim, scenes):
         super().__init__(success_at=20)
         self.task, self.name = task, f"task_{task}"
         self.init_state_hash = self.scene_hash = self.scene
+        self.frames_hash = self.frames
         self.opened.append(task)
 
     def fingerprint(self, trial):
@@ -302,6 +303,18 @@ def test_another_scene_under_the_same_name_is_refused(make_engine, monkeypatch, 
     monkeypatch.setattr(ToyLibero, "scene", "07e4")
     with pytest.raises(UserError, match=r"holds task_0 trial 0 with scene 5ce9e, here .* 07e4"):
         make_engine(**{"task_ids": (0,), "trials": 1, **changes}).run()
+
+
+def test_the_same_scene_drawn_otherwise_is_told_in_its_row(make_engine, tmp_path, monkeypatch):
+    make_engine(task_ids=(0,), trials=1).run()
+    monkeypatch.setattr(ToyLibero, "frames", "07e4f")
+    make_engine(task_ids=(0,), trials=2).run()
+    rows = load_results(tmp_path / "runs").sort_values("trial")
+    assert rows.frames_hash.tolist() == ["f4a3e5", "07e4f"]
+    assert not any("first frames" in text for text in rows.warnings.iloc[1])  # seen first here
+    make_engine(task_ids=(0,), trials=1, seed=8).run()
+    row = load_results(tmp_path / "runs").query("seed == 8").iloc[0]
+    assert any("the first frames (07e4f) are not those" in text for text in row.warnings)
 
 
 def test_a_failed_self_check_is_told_in_every_row(make_engine, tmp_path, monkeypatch):

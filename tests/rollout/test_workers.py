@@ -288,7 +288,7 @@ def test_a_scene_is_compared_with_that_of_its_own_trial(make_engines, tmp_path):
         running = serve.Running(jobs[trial], 2)
         server._note(running, serve.Opened("task_0", "do"))
         scene = scenes[0, trial]
-        server._note(running, serve.Scene("1", scene, compared, "fast", "passed", 0.1))
+        server._note(running, serve.Scene("1", scene, None, compared, "fast", "passed", 0.1))
 
     tell(2, None)
     assert server._order(jobs[0]).compare == 2

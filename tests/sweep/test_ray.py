@@ -99,6 +99,7 @@ cells: [{pruner: loud}]
 """
 
 
+@pytest.mark.xdist_group("ray")
 @pytest.mark.slow
 @pytest.mark.sim
 def test_ctrl_c_a_method_of_ones_own_and_a_node_without_assets(tmp_path, monkeypatch, capsys):

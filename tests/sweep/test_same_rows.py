@@ -81,7 +81,8 @@ WAYS = [
     with_one_worker,
     with_four_workers_in_shuffled_order,
     killed_and_resumed,
-    on_a_cluster_that_loses_nodes,
+    # with the other clusters, one after the other
+    pytest.param(on_a_cluster_that_loses_nodes, marks=pytest.mark.xdist_group("ray")),
 ]
 
 

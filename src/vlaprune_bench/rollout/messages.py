@@ -76,6 +76,7 @@ class Scene:
 
     init_state_hash: str | None
     scene_hash: str | None
+    frames_hash: str | None
     compared: tuple[int, str] | None
     """The trial `Order.compare` and its scene; None: not asked, or the task was open already."""
     sim: SimPath

@@ -40,6 +40,8 @@ class Running:
     calls: list[CallRow] = field(default_factory=list)
     error: str | None = None
     """Why its last call failed."""
+    notes: list[str] = field(default_factory=list)
+    """What was noticed on the way, for the reader of its row."""
 
     def __post_init__(self) -> None:
         self.episode_id = self.job.engine.episode_id(self.job.spec)
@@ -105,6 +107,7 @@ class Running:
             calls=len(self.calls),
             init_state_hash=scene.init_state_hash if scene else None,
             scene_hash=scene.scene_hash if scene else None,
+            frames_hash=scene.frames_hash if scene else None,
             task_name=opened.name,
             instruction=opened.instruction,
             wall_s=time.perf_counter() - self.clock,
@@ -125,7 +128,7 @@ class Running:
         found = []
         if check not in (None, "passed"):
             found.append(f"the fast simulator path is not exact here ({check}): took the reference")
-        return [*found, self.job.note] if self.job.note else found
+        return [*found, *self.notes, *([self.job.note] if self.job.note else [])]
 
 
 def _costs(calls: list[CallRow]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ class StoredScenes:
     def __init__(self, config: EvalConfig, store: Store, assets_hash: str) -> None:
         self._folder = store.folder
         self._scenes: dict[tuple[int, int], str] = {}
+        self._frames: dict[tuple[int, int], str] = {}
         if not store.done():
             return
         rows = load_results(store.folder).dropna(subset=["scene_hash"])
@@ -24,8 +25,10 @@ class StoredScenes:
         }
         for column, value in same.items():
             rows = rows[rows[column] == value]
-        keys = zip(rows.task, rows.trial, strict=True)
+        keys = list(zip(rows.task, rows.trial, strict=True))
         self._scenes = dict(zip(keys, rows.scene_hash, strict=True))
+        drawn = zip(keys, rows.frames_hash, strict=True)
+        self._frames = {key: frames for key, frames in drawn if isinstance(frames, str)}
 
     def first_trial(self, task: int) -> int | None:
         """A trial of a task whose scene is known: whoever opens the task compares it."""
@@ -54,3 +57,20 @@ class StoredScenes:
                 f"here it has scene {scene} (other versions of the simulator?): choose another "
                 "folder, or run with the versions its rows name."
             )
+
+    def compare_frames(self, task: int, trial: int, frames: str | None) -> str | None:
+        """What a row must say where a scene that is the same was drawn otherwise, or None.
+
+        Not a reason to refuse: drivers differ by a pixel, and machines of a cluster by drivers.
+
+        Args:
+            task: index within the suite.
+            trial: of the task.
+            frames: its `frames_hash` here.
+        """
+        if frames is None or frames == (stored := self._frames.setdefault((task, trial), frames)):
+            return None
+        return (
+            f"the first frames ({frames}) are not those of an earlier episode of this trial "
+            f"({stored}): drawn by another renderer or driver"
+        )

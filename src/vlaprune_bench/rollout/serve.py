@@ -172,6 +172,9 @@ class Server:
             trial, scene = message.compared
             self.scenes.check(spec.task, trial, name, scene)
         self.scenes.check(spec.task, spec.trial, name, message.scene_hash)
+        note = self.scenes.compare_frames(spec.task, spec.trial, message.frames_hash)
+        if note:
+            running.notes.append(note)
 
     def _act(self, requests: Sequence[tuple[Running, Call]]) -> list[ActionChunk | None]:
         """Answer calls of different episodes; None for one that failed."""

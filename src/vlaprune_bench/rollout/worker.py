@@ -90,7 +90,7 @@ class Player:
 
         def after_reset() -> None:
             took = time.perf_counter() - started
-            hashes = task.init_state_hash, task.scene_hash
+            hashes = task.init_state_hash, task.scene_hash, task.frames_hash
             self._ask(Scene(*hashes, compared, task.sim, task.self_check, took))
 
         with film(order.film, order.spec, progress) as watch:
