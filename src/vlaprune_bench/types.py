@@ -302,7 +302,7 @@ class EpisodeRow:
     error: str | None = column("what went wrong; null: status is ok")
     success: bool | None = column("task predicate true after any step; null: status is not ok")
     steps: int = column(
-        "control steps executed, settle steps not counted; if its process died: before the last call",
+        "control steps executed, settle steps not counted; up to the last call if its process died",
         "steps",
     )
     actions_hash: str | None = column(

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vlaprune_bench.config import EvalConfig, from_dict
+from vlaprune_bench.config import from_dict
 from vlaprune_bench.pruning import load_plugin
 from vlaprune_bench.rollout import runner
 from vlaprune_bench.rollout.messages import (
@@ -101,7 +101,7 @@ class Host:
             return Refused(str(error))
         first = configs[0]
         server = Server(
-            UnstoredScenes(first),
+            StoredScenes(first, None, self._engines[0].assets.hash),
             Simulators(cpus),
             workers,
             first.batch,
@@ -164,14 +164,6 @@ class Inbox(Schedule):
         while not self._new.empty():
             self.put(self._new.get())
         return super().__len__()
-
-
-class UnstoredScenes(StoredScenes):
-    """Scenes of the simulators of one host compared; the driver compares them with the folder's."""
-
-    def __init__(self, config: EvalConfig) -> None:
-        self._folder = config.output
-        self._scenes = {}
 
 
 class Simulators:

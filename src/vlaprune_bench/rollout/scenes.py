@@ -8,13 +8,16 @@ from vlaprune_bench.types import PROTOCOLS, UserError
 
 
 class StoredScenes:
-    """Scene of each (task, trial) a results folder holds, of any method, checkpoint or budget."""
+    """Scene of each (task, trial) a results folder holds, of any method, checkpoint or budget.
 
-    def __init__(self, config: EvalConfig, store: Store, assets_hash: str) -> None:
-        self._folder = store.folder
+    Without a folder (`store` is None, as on the nodes of a cluster) none is known at first.
+    """
+
+    def __init__(self, config: EvalConfig, store: Store | None, assets_hash: str) -> None:
+        self._folder = store.folder if store else config.output
         self._scenes: dict[tuple[int, int], str] = {}
         self._frames: dict[tuple[int, int], str] = {}
-        if not store.done():
+        if store is None or not store.done():
             return
         rows = load_results(store.folder).dropna(subset=["scene_hash"])
         same = {

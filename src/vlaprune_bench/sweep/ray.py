@@ -207,6 +207,9 @@ class RayLauncher:
                     scenes.check(row.task, row.trial, row.task_name, row.scene_hash)
                 except UserError as error:
                     raise UserError(f"{post.place.name}: {error}") from error
+                note = scenes.compare_frames(row.task, row.trial, row.frames_hash)
+                if note and note not in row.warnings:
+                    row = replace(row, warnings=[*row.warnings, note])
                 yield post.given.pop(row.episode_id), row, calls
 
     def _lost(
