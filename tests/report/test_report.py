@@ -140,6 +140,15 @@ def test_latency_is_of_one_device_and_batch_one(rng, tmp_path):
     assert any("batch sizes are 1, 8" in w for w in made.warnings)
 
 
+def test_latency_of_a_busy_processor_is_told(rng):
+    alone = cell("none", None, 0.9, rng, tasks=1, trials=3, device="cpu (a model)", workers=1)
+    beside = cell("static", 0.5, 0.9, rng, tasks=1, trials=3, device="cpu (a model)", workers=2)
+    told = "3 episodes ran on a CPU beside other simulators"
+    assert any(told in w for w in report(alone, beside).warnings)
+    assert not any("beside other simulators" in w for w in report(alone).warnings)
+    assert not any("beside" in w for w in report(beside.assign(device="NVIDIA H200")).warnings)
+
+
 def test_without_calls_latency_says_where_it_comes_from(rng):
     made = report(cell("none", None, 0.9, rng, tasks=1, trials=3))
     (row,) = made.overview.cost.rows

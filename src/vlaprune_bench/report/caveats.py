@@ -125,6 +125,12 @@ def _latency(episodes: pd.DataFrame) -> Iterator[str]:
             f"batch sizes are {', '.join(map(str, sizes))}: latency is reported from batch size 1 "
             f"alone ({int((episodes.batch_size == 1).sum())} of {len(episodes)} episodes)"
         )
+    crowded = (episodes.workers > 1) & episodes.device.str.startswith("cpu")
+    if crowded.any():
+        yield (
+            f"{int(crowded.sum())} episodes ran on a CPU beside other simulators (workers above "
+            "1): their latency is that of a busy machine"
+        )
 
 
 def _runs(results: Results) -> Iterator[str]:

@@ -71,9 +71,9 @@ class StoredScenes:
             trial: of the task.
             frames: its `frames_hash` here.
         """
-        if frames is None or frames == (stored := self._frames.setdefault((task, trial), frames)):
+        if frames is None or frames == self._frames.setdefault((task, trial), frames):
             return None
         return (
-            f"the first frames ({frames}) are not those of an earlier episode of this trial "
-            f"({stored}): drawn by another renderer or driver"
+            "the first frames are not those of an earlier episode of this trial: drawn by another "
+            "renderer or driver"
         )
