@@ -26,7 +26,7 @@ from vlaprune_bench.pruning.none import NoPruning
 if TYPE_CHECKING:
     from vlaprune_bench.types import ActionChunk
 
-CHECKPOINTS = ("tiny", "tiny-openvla")
+CHECKPOINTS = ("tiny-untrained", "tiny-openvla")
 CALLS = 4
 """Calls of an episode: by then every method of this package has dropped tokens."""
 SEED = 3

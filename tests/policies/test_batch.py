@@ -20,7 +20,7 @@ from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.vla_cache import VlaCache
 from vlaprune_bench.types import UserError
 
-CHECKPOINTS = ("tiny", "tiny-openvla")
+CHECKPOINTS = ("tiny-untrained", "tiny-openvla")
 SHORT = "turn on the stove"
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 """float32 products of a batch add up in another order; actions are of order 1."""

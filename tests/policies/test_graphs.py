@@ -55,7 +55,7 @@ def pair(checkpoint, pruner, attention="sdpa"):
     return plain, graphed, recorder
 
 
-@pytest.mark.parametrize("checkpoint", ["tiny", "tiny-openvla"])
+@pytest.mark.parametrize("checkpoint", ["tiny-untrained", "tiny-openvla"])
 @pytest.mark.parametrize("name", methods())
 def test_every_method_is_the_same_with_graphs(name, checkpoint):
     pruner = tiny(name)
@@ -99,19 +99,19 @@ def test_eager_attention():
 
 
 def test_calls_made_together_are_not_replayed():
-    _, graphed, recorder = pair("tiny", NoPruning())
+    _, graphed, recorder = pair("tiny-untrained", NoPruning())
     graphed.act_many([call_of(start(graphed, NoPruning(), seed=seed)) for seed in range(2)])
     assert recorder.recorded == 0
 
 
 def test_what_a_call_hands_on_is_not_overwritten():
-    _, graphed, recorder = pair("tiny", VlaCache())
+    _, graphed, recorder = pair("tiny-untrained", VlaCache())
     act(graphed, call_of(start(graphed, VlaCache())))
     assert recorder.recorded == 0
 
 
 def test_rounds_that_recorded_are_not_measured():
-    _, graphed, _ = pair("tiny", NoPruning())
+    _, graphed, _ = pair("tiny-untrained", NoPruning())
     variants = run_rounds(graphed, [NoPruning(), FastV(0.25, layer=1)], rounds=3, warmup=0)
     assert [variant.recorded for variant in variants] == [{0}, {0}]
     assert [variant.measured() for variant in variants] == [[1, 2], [1, 2]]
@@ -126,7 +126,7 @@ def test_without_cuda_graphs_are_refused():
 @pytest.mark.parametrize("name", methods())
 def test_cuda_graphs(name):
     options = {"suite": "libero_spatial", "device": "cuda", "dtype": "float32"}
-    plain, graphed = (load_policy("tiny", tiny(name), **options) for _ in range(2))
+    plain, graphed = (load_policy("tiny-untrained", tiny(name), **options) for _ in range(2))
     graphed.graphs = Graphs()
     memories = [start(policy, tiny(name)) for policy in (plain, graphed)]
     for _ in range(CALLS):

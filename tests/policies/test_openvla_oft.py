@@ -19,7 +19,9 @@ TASK = "put both moka pots on the stove"
 @pytest.fixture
 def tiny():
     def load(pruner, **options):
-        return load_policy("tiny", pruner, suite="libero_spatial", device="cpu", **options)
+        return load_policy(
+            "tiny-untrained", pruner, suite="libero_spatial", device="cpu", **options
+        )
 
     return load
 

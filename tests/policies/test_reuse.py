@@ -143,7 +143,7 @@ def test_new_values_take_the_place_of_the_kept(renumber):
     torch.testing.assert_close(result.hidden_BND, after)
 
 
-@pytest.fixture(params=["tiny", "tiny-openvla"])
+@pytest.fixture(params=["tiny-untrained", "tiny-openvla"])
 def tiny(request):
     def load(pruner, **options):
         return load_policy(request.param, pruner, suite="libero_spatial", device="cpu", **options)

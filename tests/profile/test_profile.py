@@ -119,7 +119,7 @@ def test_every_window_moves_more_than_the_one_before():
     assert 0 < changed.any(axis=(0, 3)).mean() < 0.2
 
 
-@pytest.mark.parametrize("name", ["tiny", "tiny-openvla"])
+@pytest.mark.parametrize("name", ["tiny-untrained", "tiny-openvla"])
 def test_methods_that_wait_are_measured_on_their_pruned_calls(name):
     policy = load_policy(name, NoPruning(), suite="libero_spatial", device="cpu")
     pruners = [NoPruning(), Adp(), VlaPruner(), VlaCache(), Uniform(1.0)]
@@ -157,7 +157,7 @@ def test_rows_are_written_with_units(tmp_path):
     ("options", "sentence"),
     [
         ({"shape": "openvla-8b"}, "--shape is openvla-8b; did you mean openvla-7b"),
-        ({"shape": "openvla-7b", "checkpoint": "tiny"}, "give one of them"),
+        ({"shape": "openvla-7b", "checkpoint": "tiny-untrained"}, "give one of them"),
         ({"keeps": (0.5, 1.5)}, "--keeps has 1.5; each must be above 0 and at most 1."),
         ({"rounds": 0}, "--rounds is 0; it must be at least 1."),
         ({"warmup": -1}, "--warmup is -1; it must be at least 0."),

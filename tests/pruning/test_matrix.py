@@ -55,4 +55,4 @@ def test_a_fault_is_found_and_named(fault, sentence, monkeypatch):
     monkeypatch.setitem(Pruner.get_known_choices(), "faulty", Faulty)
     FIRST.clear()
     with pytest.raises(AssertionError, match=sentence):
-        check_method(Faulty(keep=0.25, fault=fault), checkpoints=["tiny"])
+        check_method(Faulty(keep=0.25, fault=fault), checkpoints=["tiny-untrained"])

@@ -40,7 +40,7 @@ class Given:
 
     value: Any
     given: dict[str, Any]
-    policy: str = "tiny"
+    policy: str = "tiny-untrained"
 
 
 BASES: dict[str, Pruner] = {

@@ -290,7 +290,7 @@ def test_a_prompt_without_a_task_is_refused(layouts, make_context):
 # on real networks
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-openvla"])
+@pytest.fixture(scope="module", params=["tiny-untrained", "tiny-openvla"])
 def policy(request):
     return load_policy(
         request.param, NoPruning(), suite="libero_spatial", device="cpu", count_every=1

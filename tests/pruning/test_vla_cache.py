@@ -234,7 +234,7 @@ def test_layers_must_fit_the_model(options, said):
 TASK = "pick up the black bowl on the stove and place it on the plate"
 
 
-@pytest.fixture(scope="module", params=["tiny", "tiny-openvla"])
+@pytest.fixture(scope="module", params=["tiny-untrained", "tiny-openvla"])
 def policy(request):
     return load_policy(
         request.param, NoPruning(), suite="libero_spatial", device="cpu", count_every=1

@@ -207,7 +207,7 @@ def test_actions_that_are_no_numbers_are_an_error_that_names_the_call(
     """The real policy on the embedded checkpoint; its third call gives NaN."""
     load_policy = pytest.importorskip("vlaprune_bench.policies").load_policy
     engine = make_engine(task_ids=(0,), trials=1, pruner=NoPruning())
-    engine.policy = policy = load_policy("tiny", NoPruning(), suite="libero_spatial")
+    engine.policy = policy = load_policy("tiny-untrained", NoPruning(), suite="libero_spatial")
     predict, calls = policy._predict, []
 
     def broken(*args):
