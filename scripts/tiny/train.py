@@ -92,10 +92,14 @@ class Trainer:
         self.groups = self._groups(~demos.held_out_N)
         self.held_out = self._groups(demos.held_out_N)
 
-    def _groups(self, wanted_N: np.ndarray) -> list[np.ndarray]:
-        """Indices of samples whose prompts have one length, for every length there is."""
-        lengths = np.array([len(p) for p in self.prompts])[self.demos.instruction_N]
-        return [np.flatnonzero(wanted_N & (lengths == n)) for n in np.unique(lengths[wanted_N])]
+    def _groups(self, wanted_N: np.ndarray) -> list[list[np.ndarray]]:
+        """Indices of samples by instruction; those whose prompts have one length stand together."""
+        groups: dict[int, list[np.ndarray]] = {}
+        for instruction, prompt in enumerate(self.prompts):
+            index = np.flatnonzero(wanted_N & (self.demos.instruction_N == instruction))
+            if len(index):
+                groups.setdefault(len(prompt), []).append(index)
+        return [groups[length] for length in sorted(groups)]
 
     def rate(self) -> float:
         """Learning rate of the next step."""
@@ -115,8 +119,9 @@ class Trainer:
         parts: dict[str, float] = {"data_s": 0.0}
         for chosen in rng.choice(len(sizes), o.micro_batches, p=sizes / sizes.sum()):
             begun = time.perf_counter()
-            group = self.groups[chosen]
-            index_B = rng.choice(group, o.micro_batch, replace=len(group) < o.micro_batch)
+            group = self.groups[chosen]  # every instruction counts alike, however many its frames
+            picked = (group[k] for k in rng.integers(len(group), size=o.micro_batch))
+            index_B = np.array([rng.choice(rows) for rows in picked])
             batch = self._batch(index_B, rng)
             parts["data_s"] += time.perf_counter() - begun
             losses = self._losses(*batch)
@@ -205,7 +210,8 @@ class Trainer:
         with self.averaged():
             for group in self.held_out:
                 n = self.o.micro_batch
-                picked = group[:: max(1, len(group) * len(self.held_out) // samples)]
+                rows = np.concatenate(group)
+                picked = rows[:: max(1, len(rows) * len(self.held_out) // samples)]
                 for start in range(0, len(picked) - n + 1, n):
                     losses = self._losses(*self._batch(picked[start : start + n], None))
                     count += 1

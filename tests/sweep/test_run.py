@@ -8,8 +8,8 @@ import pytest
 from tests.sweep import toys
 from tests.test_tracking import history, records
 from vlaprune_bench.config import run_id, to_dict
-from vlaprune_bench.rollout import runner
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
+from vlaprune_bench.rollout.launch import Local
 from vlaprune_bench.store import load_calls, load_results
 from vlaprune_bench.sweep.plan import make_plan
 from vlaprune_bench.sweep.run import run_sweep
@@ -19,8 +19,8 @@ from vlaprune_bench.sweep.run import run_sweep
 def policies(monkeypatch, tmp_path):
     """Toys in place of model and simulator; the policies that were loaded."""
     loaded: list[toys.CountingPolicy] = []
-    for name in ("_load", "_confirmed"):
-        monkeypatch.setattr(runner, name, getattr(runner, name))
+    for name in ("load", "confirmed"):
+        monkeypatch.setattr(Local, name, getattr(Local, name))
     monkeypatch.setitem(sys.modules, "vlaprune_bench.sim.libero", None)
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()

@@ -8,8 +8,8 @@ import numpy as np
 
 from tests.rollout.test_engine import INFO, ToyLibero
 from tests.rows import measures
-from vlaprune_bench.rollout import runner
 from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.launch import Local
 from vlaprune_bench.sweep.file import load_sweep
 from vlaprune_bench.types import ActionChunk
 
@@ -72,8 +72,8 @@ def install(folder, policies=None):
         assets = SimpleNamespace(kind="lite", hash="a55e7")
         return [Engine(cell, store, policy, assets, "egl") for cell in cells], folder
 
-    runner._load = load
-    runner._confirmed = lambda config, known: True
+    Local.load = lambda self, cells, store: load(cells, store)
+    Local.confirmed = lambda self, config, known: True
 
 
 def write(folder, text=FILE):

@@ -15,7 +15,7 @@ from vlaprune_bench.store import Store
 from vlaprune_bench.types import PROTOCOLS, CallMeasures, EpisodeSpec
 
 if TYPE_CHECKING:
-    from vlaprune_bench.rollout.runner import SwappablePolicy
+    from vlaprune_bench.rollout.launch import SwappablePolicy
     from vlaprune_bench.sim.assets import AssetSet
 
 

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vlaprune_bench.config import from_dict
 from vlaprune_bench.pruning import load_plugin
-from vlaprune_bench.rollout import runner
+from vlaprune_bench.rollout import launch
 from vlaprune_bench.rollout.messages import (
     Call,
     Message,
@@ -96,7 +96,7 @@ class Host:
         configs = [from_dict(data, "the sweep") for data in cells]
         try:
             # the driver alone writes: nothing here has a results folder
-            self._engines, _ = runner._load(configs, cast(Store, None))
+            self._engines, _ = launch.Local().load(configs, cast(Store, None))
         except UserError as error:
             return Refused(str(error))
         first = configs[0]

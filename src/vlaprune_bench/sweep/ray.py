@@ -21,8 +21,8 @@ from typing import Any, cast
 from vlaprune_bench.config import EvalConfig, to_dict
 from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts
+from vlaprune_bench.rollout.launch import SwappablePolicy, resolve
 from vlaprune_bench.rollout.messages import Refused
-from vlaprune_bench.rollout.runner import SwappablePolicy, resolve
 from vlaprune_bench.rollout.running import Job, Running
 from vlaprune_bench.rollout.scenes import StoredScenes
 from vlaprune_bench.rollout.serve import Done, Schedule
@@ -73,7 +73,7 @@ class Post:
 
 
 class RayLauncher:
-    """Runs cells on a cluster (a `runner.Launcher`). Use as a context manager.
+    """Runs cells on a cluster (a `launch.Launcher`). Use as a context manager.
 
     Args:
         address: of the cluster: `auto` (the one this machine is a node of), HOST:PORT, or `local`
