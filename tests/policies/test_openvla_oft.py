@@ -14,6 +14,7 @@ from vlaprune_bench.types import UserError
 
 POSE = np.zeros((1, 7))
 TASK = "put both moka pots on the stove"
+SUFFIX_KEY = "prompt_suffix_token_id"
 
 
 @pytest.fixture
@@ -24,6 +25,20 @@ def tiny():
         )
 
     return load
+
+
+def test_the_prompt_is_that_of_training_and_ends_with_the_empty_token(tiny, keep):
+    policy = tiny(keep())
+    tokenizer, suffix = policy.checkpoint.tokenizer, policy.checkpoint.config[SUFFIX_KEY]
+    ids = policy.start("Turn on the Stove", seed=0).prompt_T.tolist()
+    text = "In: What action should the robot take to turn on the stove?\nOut:"
+    assert ids == [*tokenizer.encode(text).ids, suffix]
+    assert tokenizer.id_to_token(suffix) == "<empty>"
+    assert policy.start_with_tokens(ids, 0).prompt_T.tolist() == ids  # not a second time
+    del policy.checkpoint.config[
+        SUFFIX_KEY
+    ]  # published checkpoints do not say: Llama 2's lone space
+    assert policy.start_with_tokens([1, 5], 0).prompt_T.tolist() == [1, 5, 29871]
 
 
 def test_call_is_finite_moderate_and_complete(tiny, keep, observe):
