@@ -210,7 +210,7 @@ def test_files_that_vanish_or_change_later_are_named(lite_assets, tmp_path, name
     damage(folder / BOWL / name)
     with (
         LiberoTask("libero_spatial", 0, AssetSet("real", folder, "")) as task,
-        pytest.raises(UserError, match=f"(?s)The real assets in .*{named}.*other assets") as caught,
+        pytest.raises(UserError, match=f"(?s)The real assets in .*{named}.*other --assets") as caught,
     ):
         task.reset(0)
     assert "\n" not in str(caught.value)
@@ -227,6 +227,6 @@ def test_damaged_published_meshes_are_named(real_assets, tmp_path, damage):
     assert assets.hash != real_assets.hash  # its episodes are others
     with (
         LiberoTask("libero_spatial", 0, assets) as task,
-        pytest.raises(UserError, match=rf"real assets in .*{mesh.name}.*other assets"),
+        pytest.raises(UserError, match=rf"real assets in .*{mesh.name}.*other --assets"),
     ):
         task.reset(0)

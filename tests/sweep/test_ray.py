@@ -201,6 +201,7 @@ def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launche
     assert row.error == "its node was lost 3 times, the last one was node two (id)"
 
 
+@pytest.mark.xdist_group("ray")  # a cluster of another test would answer
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
