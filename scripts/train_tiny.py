@@ -145,7 +145,9 @@ class Run:
         held_out = self.trainer.validate() if self.trainer.step % 250 == 0 else {}
         self.trainer.log[-1] |= held_out
         batch = self.settings.train.micro_batch * self.settings.train.micro_batches
-        losses = {k: mean[k] for k in ("motion", "gripper", "place", "holding", "norm")} | held_out
+        losses = {
+            k: mean[k] for k in ("motion", "gripper", "place", "holding", "words", "norm")
+        } | held_out
         print(
             f"step {self.trainer.step}  {batch / mean['step_s']:.0f} samples/s "
             f"(data {mean['data_s'] / mean['step_s']:.0%}, "

@@ -31,7 +31,7 @@ def evaluate(*args, **environment):
 def test_one_episode(tmp_path):
     args = ("--suite", "libero_spatial", "--method", "adp", "--keep", 0.5, "--task-ids", 0)
     args += ("--trials", 1, "--max-steps", 44, "--video", "query", "--output", tmp_path)
-    args += ("--initial-state", "--count-flops-every", 2)
+    args += ("--initial-state", "--count-flops-every", 2, "--checkpoint", "tiny-untrained")
     done = evaluate(*args)
     assert done.returncode == 0, done.stderr
     assert str(tmp_path) in done.stdout

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,14 @@ def load_demos(
             f"--demos is {folder}; it holds no {{suite}}/task{{NN}}.parquet of {suites}, "
             f"tasks {tasks or 'all'}: run `make demos` first."
         )
-    frames = [_frames(path, cache, size) for path in paths]
     columns: dict[str, list[Any]] = {
         key: [] for key in ("suite", "instruction", *NUMBERS, "proprio")
     }
+    frames = []
     for path in paths:
-        _read(path, columns)
+        content = path.read_bytes()  # once: demonstrations may be added at any moment
+        _read(path, content, columns)
+        frames.append(_frames(path, content, cache, size))
     a = {key: np.array(value) for key, value in columns.items()}
     suite_N, instruction_N = a["suite"], a["instruction"]
     names, texts = ([str(x) for x in np.unique(values)] for values in (suite_N, instruction_N))
@@ -174,10 +177,10 @@ def _statistics(checkpoint: Path) -> dict[str, dict[str, Any]]:
     return {key.removesuffix("_no_noops"): entry for key, entry in stored.items()}
 
 
-def _read(path: Path, columns: dict[str, list[Any]]) -> None:
+def _read(path: Path, content: bytes, columns: dict[str, list[Any]]) -> None:
     """Append the numbers of a file."""
     wanted = ["suite", "instruction", *NUMBERS, *STATE]
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(BytesIO(content))
     if missing := [key for key in wanted if key not in file.schema_arrow.names]:
         raise UserError(f"{path}: column {missing[0]} is missing; make the demonstrations again.")
     table = file.read(columns=wanted).to_pydict()
@@ -187,14 +190,14 @@ def _read(path: Path, columns: dict[str, list[Any]]) -> None:
         columns["proprio"].append([*position, *axis_angle(np.array(quat)), *fingers])
 
 
-def _frames(path: Path, cache: Path, size: int) -> np.ndarray:
+def _frames(path: Path, content: bytes, cache: Path, size: int) -> np.ndarray:
     """Prepared frames of a file, from the cache or made now: (rows, 2, 3, size, size) uint8."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(content).hexdigest()[:16]
     made = cache / f"{path.parent.name}-{path.stem}-{size}-{digest}.npy"
     if made.is_file():
         return np.load(made, mmap_mode="r")
     cache.mkdir(parents=True, exist_ok=True)
-    file = pq.ParquetFile(path)
+    file = pq.ParquetFile(BytesIO(content))
     shape = (file.metadata.num_rows, 2, 3, size, size)
     part = made.with_suffix(".part")
     out = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)

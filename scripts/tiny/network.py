@@ -25,6 +25,7 @@ from vlaprune_bench.policies.vla import PROMPT
 from vlaprune_bench.types import TokenLayout
 
 ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
+"""The auxiliary head says 7 numbers (see `data.Demos.aux_NX`), then which words were told."""
 
 
 class TinyOFT(nn.Module):
@@ -37,8 +38,9 @@ class TinyOFT(nn.Module):
         width = self.prismatic.language_model.width
         self.proprio_projector = ProprioProjector(PROPRIO_DIM, width)
         self.action_head = L1Head(width, ACTION_DIM)
+        said = AUX_DIM + self.prismatic.language_model.vocab_size
         self.auxiliary = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, AUX_DIM)
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, said)
         )
         self.stop = config["text_config"]["eos_token_id"]
 
@@ -53,7 +55,7 @@ class TinyOFT(nn.Module):
             prompt_T: prompt tokens; or (B, T), one prompt a sample, all of one length.
 
         Returns:
-            (B, 8, 7) normalised actions, and (B, 7) what the auxiliary head says.
+            (B, 8, 7) normalised actions, and (B, 7 + words) what the auxiliary head says.
         """
         model = self.prismatic.language_model
         batch = len(pixels_BCHW)

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
 from tiny.data import Demos
-from tiny.network import TinyOFT, hold_fixed, pixels
+from tiny.network import AUX_DIM, TinyOFT, hold_fixed, pixels
 from vlaprune_bench.types import UserError
 
 GRIPPER_WEIGHT = 2.0
@@ -41,7 +42,7 @@ class Optimisation:
     clip: float = 1.0
     averaging: float = 0.995
     """Of the exported weights, a step."""
-    auxiliary: float = 0.5
+    auxiliary: float = 1.0
     """Weight of the auxiliary loss."""
     contrast: float = 0.2
     brightness: float = 0.1
@@ -73,6 +74,12 @@ class Trainer:
         self.best = -1.0
         self.fixed = torch.from_numpy(demos.fixed)
         self.prompts = [torch.tensor(p) for p in prompts]
+        words_IW = torch.zeros(len(prompts), model.prismatic.language_model.vocab_size)
+        for row, prompt in zip(words_IW, self.prompts, strict=True):
+            row[prompt] = 1.0
+        # those that tell instructions apart
+        self.varying = (words_IW.min(0).values < words_IW.max(0).values).nonzero()[:, 0]
+        self.words_IW = words_IW[:, self.varying]
         self.dtype = getattr(torch, optimisation.dtype)
         self.named = dict(model.named_parameters())
         # the network computes in `dtype`; the optimiser moves float32 copies
@@ -175,6 +182,7 @@ class Trainer:
             prompts,
             torch.from_numpy(demos.actions_NA[index_B]),
             torch.from_numpy(demos.aux_NX[index_B]),
+            self.words_IW[demos.instruction_N[index_B]],
         )
 
     def _losses(
@@ -184,23 +192,23 @@ class Trainer:
         prompt_BT: Tensor,
         actions: Tensor,
         aux: Tensor,
+        words: Tensor,
     ) -> dict[str, Tensor]:
+        o = self.o
         said, told = (x.float() for x in self.model(pixels_BCHW, proprio_BP, prompt_BT))
         error = (said - actions).abs()
-        motion, gripper = error[..., :-1], error[..., -1].mean()
-        motion = (
-            motion.sum() / (motion[0, 0].numel() - int(self.fixed.sum())) / motion[..., 0].numel()
-        )
-        place = (told[:, :6] - aux[:, :6]).abs().mean()
-        holding = torch.nn.functional.binary_cross_entropy_with_logits(told[:, 6], aux[:, 6])
-        loss = motion + GRIPPER_WEIGHT * gripper + self.o.auxiliary * (place + 0.5 * holding)
-        return {
-            "loss": loss,
-            "motion": motion.detach(),
-            "gripper": gripper.detach(),
-            "place": place.detach(),
-            "holding": holding.detach(),
+        losses = {
+            "motion": error[..., :-1][..., ~self.fixed[:-1]].mean(),
+            "gripper": error[..., -1].mean(),
+            "place": (told[:, :6] - aux[:, :6]).abs().mean(),
+            "holding": cross_entropy(told[:, 6], aux[:, 6]),
+            # of one instruction alone, no word varies
+            "words": cross_entropy(told[:, AUX_DIM + self.varying], words, reduction="sum")
+            / max(1, words.numel()),
         }
+        auxiliary = losses["place"] + 0.5 * losses["holding"] + 0.5 * losses["words"]
+        loss = losses["motion"] + GRIPPER_WEIGHT * losses["gripper"] + o.auxiliary * auxiliary
+        return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
 
     @torch.no_grad()
     def validate(self, samples: int = 256) -> dict[str, float]:

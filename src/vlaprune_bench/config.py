@@ -56,7 +56,8 @@ class EvalConfig:
     sim: SimPath = "fast"
     """Simulator path: fast, or reference (robosuite's own stepping). Equal bit for bit."""
     checkpoint: str = "tiny"
-    """A folder, a Hugging Face hub id, or the embedded `tiny` or `tiny-openvla`."""
+    """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained on libero_spatial),
+    `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
     device: str = "auto"

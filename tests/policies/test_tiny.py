@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.checkpoint import EMBEDDED, TINY, TINY_OPENVLA, Checkpoint
-from vlaprune_bench.types import SUITES
+from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, TRAINED, Checkpoint
+from vlaprune_bench.types import SUITES, UserError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_tiny.py"
 
@@ -26,10 +26,25 @@ def script(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize(("short", "name"), EMBEDDED.items())
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_trained_one_is_the_default_and_says_so(keep):
+    found = Checkpoint.find("tiny")
+    assert size(found.folder) < 3 * 2**20
+    assert size(found.folder.parent) < 10 * 2**20  # all that the package carries
+    info = load_policy("tiny", keep(), suite="libero_spatial").info
+    assert (info.name, info.trained, info.assets) == (TRAINED, True, "lite")
+    assert (info.grids, info.chunk, info.n_layers) == (((8, 8), (8, 8)), 8, 4)
+    with pytest.raises(UserError, match=r"libero_goal; .*--checkpoint tiny-untrained runs on"):
+        load_policy("tiny", keep(), suite="libero_goal")
+
+
+@pytest.mark.parametrize(("short", "name"), [(TINY, TINY), ("tiny-openvla", TINY_OPENVLA)])
 def test_is_small_and_says_it_is_untrained(keep, short, name):
     folder = Checkpoint.find(short).folder
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 1.6 * 2**20
+    assert size(folder) < 1.6 * 2**20
     for suite in SUITES:
         info = load_policy(name, keep(), suite=suite).info
         assert (info.name, info.trained, info.assets) == (name, False, "lite")

@@ -141,8 +141,8 @@ def test_rows_are_written_with_units(tmp_path):
     assert table.method.tolist() == ["none", "static"] * 2
     assert table.profile_id.nunique() == 2
     static = table[table.profile_id == rows[0].profile_id].iloc[1]
-    assert (static.checkpoint, static.device[:3], static.batch_size) == ("tiny-untrained", "cpu", 1)
-    assert static.visual_tokens_kept == 128
+    assert (static.checkpoint, static.device[:3], static.batch_size) == ("tiny-spatial", "cpu", 1)
+    assert static.visual_tokens_kept == 32
     assert static.flops_ratio > 1
     assert static.speedup > 0
     assert pd.isna(static.peak_memory_bytes)

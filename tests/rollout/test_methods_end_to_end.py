@@ -34,11 +34,27 @@ def evaluate(line: str, folder):
 @pytest.mark.sim
 @pytest.mark.parametrize("name", methods())
 def test_every_method_runs_an_episode(name, tmp_path):
-    row, calls = evaluate(f"--method {name} {OPTIONS.get(name, '')} --max-steps 24", tmp_path)
+    line = f"--checkpoint tiny-untrained --method {name} {OPTIONS.get(name, '')} --max-steps 24"
+    row, calls = evaluate(line, tmp_path)
     assert (row["method"], row["checkpoint"]) == (name, "tiny-untrained")
     assert (row["steps"], row["calls"], len(calls)) == (24, 3, 3)
     assert (row["pruned_call_fraction"] > 0) == (name != "none")
     assert (calls.visual_tokens_kept < 512).any() == (name != "none")
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+@pytest.mark.parametrize("method", ["none", "adp"])
+def test_the_trained_checkpoint_succeeds(method, tmp_path):
+    """Ten of ten on this task where it was trained; another processor may round otherwise."""
+    engine = pytest.importorskip("vlaprune_bench.rollout.engine")
+    argv = f"--method {method} --task-ids 0 --trials 3 --workers 0 --output {tmp_path}".split()
+    assert engine.evaluate(parse(argv), ["vlaprune-eval", *argv]) == 0
+    rows = load_results(tmp_path)
+    assert set(rows.checkpoint) == {"tiny-spatial"}
+    assert rows.checkpoint_trained.all()
+    assert rows.success.sum() >= 2
+    assert (rows.steps[rows.success.astype(bool)] < 150).all()
 
 
 @pytest.mark.slow

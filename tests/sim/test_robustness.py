@@ -210,7 +210,7 @@ def test_files_that_vanish_or_change_later_are_named(lite_assets, tmp_path, name
     damage(folder / BOWL / name)
     with (
         LiberoTask("libero_spatial", 0, AssetSet("real", folder, "")) as task,
-        pytest.raises(UserError, match=f"(?s)The real assets in .*{named}.*other --assets") as caught,
+        pytest.raises(UserError, match=f"(?s)real assets in .*{named}.*other --assets") as caught,
     ):
         task.reset(0)
     assert "\n" not in str(caught.value)

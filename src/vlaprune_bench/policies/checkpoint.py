@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
-EMBEDDED = {"tiny": TINY, "tiny-openvla": TINY_OPENVLA}
-"""Checkpoints that come with the package, by their short names."""
+TRAINED = "tiny-spatial"
+EMBEDDED = {"tiny": TRAINED, TINY: TINY, "tiny-openvla": TINY_OPENVLA}
+"""Checkpoints that come with the package, by the names users give them."""
 PATTERNS = (
     "config.json",
     "dataset_statistics.json",
@@ -121,7 +122,10 @@ class Checkpoint:
             if key in self.statistics:
                 return key, self.statistics[key]
         there = ", ".join(self.statistics) or "none"
-        raise UserError(f"--suite is {suite}; checkpoint {self.source} has statistics of: {there}.")
+        hint = f" (--checkpoint {TINY} runs on every suite)" if self.source == TRAINED else ""
+        raise UserError(
+            f"--suite is {suite}; checkpoint {self.source} has statistics of: {there}{hint}."
+        )
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -19,7 +19,8 @@ class ProfileConfig:
     """What to measure, and where."""
 
     checkpoint: str | None = None
-    """A folder, a Hugging Face hub id, or the embedded `tiny` (the default) or `tiny-openvla`."""
+    """A folder, a Hugging Face hub id, or an embedded one: `tiny` (the default),
+    `tiny-untrained` or `tiny-openvla`."""
     shape: str | None = None
     """Instead of a checkpoint: openvla-7b or openvla-oft-7b, the real architecture with random
     weights made on the device, no file needed."""
