@@ -23,13 +23,13 @@ def frames(video: Path) -> list[np.ndarray]:
 
 
 def picture(results: Path) -> Image.Image:
-    """The first call, the first pruned one and one a few calls later, of the first episode."""
-    episode = load_results(results).sort_values(["task", "trial"]).episode_id.iloc[0]
+    """The first call, the first pruned one and the end of the episode with most pruned calls."""
+    episode = load_results(results).sort_values("pruned_call_fraction").episode_id.iloc[-1]
     calls = load_calls(results).query("episode_id == @episode").sort_values("call")
     pruned = calls.call[calls.pruned].tolist()
     (video,) = (results / "_videos").glob(f"*{episode}.mp4")
     shown = frames(video)
-    return Image.fromarray(np.hstack([shown[i] for i in (0, pruned[0], pruned[len(pruned) // 2])]))
+    return Image.fromarray(np.hstack([shown[i] for i in (0, pruned[0], -1)]))
 
 
 if __name__ == "__main__":
