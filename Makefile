@@ -34,11 +34,15 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(if $(SMOKE),OMP_NUM_THREADS=1) $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) main-table
+.PHONY: sweeps $(SWEEPS) main-table tiny-table
 sweeps: $(SWEEPS)  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
 	$(SWEEP) configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+
+tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoint on libero_spatial, and its report
+	$(SWEEP) configs/sweeps/tiny-table.yaml --workers auto $(SWEEP_ARGS)
+	$(BIN)/vlaprune-report results/tiny-table --html results/tiny-table/report.html
 
 main-table: $(STAMP)  ## every method at every keep on four suites (SMOKE=1: in minutes)
 	$(SWEEP) configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)

@@ -211,6 +211,7 @@ def test_the_studies_that_are_asked_for_are_there():
         "threshold",
         "gating",
         "main-table",
+        "tiny-table",
     }
     table = load_sweep(next(path for path in CONFIGS if path.stem == "main-table"))
     assert len({cell.suite for cell in table.cells}) == 4
