@@ -201,7 +201,6 @@ def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launche
     assert row.error == "its node was lost 3 times, the last one was node two (id)"
 
 
-@pytest.mark.xdist_group("ray")  # a cluster of another test would answer
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -210,8 +209,13 @@ def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launche
     ],
 )
 def test_what_is_wrong_with_the_address(options, sentence, tmp_path, monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray = pytest.importorskip("ray")
+
+    def nobody(**_):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    # what Ray does where no cluster runs; one of another test, or of the user, would answer
+    monkeypatch.setattr(ray, "init", nobody)
     (tmp_path / "study.yaml").write_text("base: {trials: 1}")
     with pytest.raises(UserError, match=sentence):
         cli.run(["run", str(tmp_path / "study.yaml"), *options])
