@@ -146,7 +146,8 @@ class Run:
         self.trainer.log[-1] |= held_out
         batch = self.settings.train.micro_batch * self.settings.train.micro_batches
         losses = {
-            k: mean[k] for k in ("motion", "gripper", "place", "holding", "words", "norm")
+            k: mean[k]
+            for k in ("motion", "gripper", "place", "holding", "words", "grounding", "norm")
         } | held_out
         print(
             f"step {self.trainer.step}  {batch / mean['step_s']:.0f} samples/s "

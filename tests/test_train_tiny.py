@@ -10,10 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from vlaprune_bench.experts.world import SampledTask, World
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.normalize import Bounds, robot_state, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.pruning.static import Static
+from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.types import OPENVLA_PROTOCOL, Observation, UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -147,12 +150,51 @@ def test_training_computes_what_inference_does(script, settings, trained):
     proprio = torch.from_numpy(policy.proprio_bounds.normalize(robot_state(seen))).float()
     run.trainer.average = {k: v.half().float() for k, v in run.trainer.average.items()}
     with torch.no_grad(), run.trainer.averaged():
-        actions, _ = run.trainer.model(x, proprio[None], memory.prompt_T)
+        actions, _, scores = run.trainer.model(x, proprio[None], memory.prompt_T)
     motion = policy.action_bounds.unnormalize(actions[0].numpy())[:, :6]
     np.testing.assert_allclose(acted[:, :6], motion, atol=2e-5)
     # nobody rotated in the demonstrations: exactly nothing is sent
     assert (acted[:, 3:6] == 0.0).all()
     assert set(np.unique(acted[:, 6])) <= {-1.0, 1.0}
+    # the scores that training moves are those that `static` prunes by
+    pruned = load_policy(str(trained / "last"), Static(keep=0.25), suite=SUITE, device="cpu")
+    kept = pruned.act(pruned.start(INSTRUCTIONS[1], 0), seen, poses).measures.kept_visual
+    best = scores[0].unflatten(0, (2, 16)).topk(4).indices + torch.tensor([[0], [16]])
+    assert kept == sorted(best.flatten().tolist())
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal"])
+def test_views_are_the_simulators(script, suite):
+    from scipy.spatial.transform import Rotation
+    from tiny.views import AGENT, WRIST, _rotation, shares
+
+    with SampledTask(suite, 0, resolve_assets("lite", "lite")) as task:
+        seen = task.reset(0)
+        world = World(task)
+        hand = Rotation.from_quat(seen.eef_quat)
+        for name, view, at, turn in (
+            ("agentview", AGENT[suite], AGENT[suite].position, _rotation(AGENT[suite])),
+            (
+                "robot0_eye_in_hand",
+                WRIST,
+                seen.eef_pos + hand.apply(WRIST.position),
+                hand * _rotation(WRIST),
+            ),
+        ):
+            camera = world._model.camera(name).id
+            assert world._model.cam_fovy[camera] == view.fovy
+            np.testing.assert_allclose(world._data.cam_xpos[camera], at, atol=1e-3)
+            matrix = world._data.cam_xmat[camera].reshape(3, 3)
+            np.testing.assert_allclose(matrix, turn.as_matrix(), atol=1e-3)
+        pose = np.concatenate([seen.eef_pos, hand.as_rotvec()])[None]
+        points = np.array([[seen.eef_pos, [9.0, 0.0, 9.0]]])
+        share_BV = shares([suite], pose, points, (8, 8), 0.9)
+    # the fingertips: above the middle of the first camera's frame, below that of the wrist's
+    assert share_BV.sum() == pytest.approx(1.0)
+    maps = share_BV[0].reshape(2, 8, 8)
+    assert maps[0, :4, 2:6].sum() > 0.45
+    assert maps[1, 5:, 2:6].sum() > 0.3
 
 
 def test_targets_are_in_the_models_convention(script, settings):

@@ -57,6 +57,10 @@ class Demos:
     """(N, 8, 7) float32, normalised; the gripper's 0 (closed) or 1 (open)."""
     aux_NX: np.ndarray
     """(N, 7) float32: target and goal seen from the hand, in units of METRES; holding."""
+    hand_N6: np.ndarray
+    """Position of the end effector, metres, and its orientation, axis times angle."""
+    points_N33: np.ndarray
+    """Target, goal and end effector, metres, world frame."""
     statistics: dict[str, dict[str, Any]]
     """For dataset_statistics.json, by suite."""
     fixed: np.ndarray
@@ -139,6 +143,8 @@ def load_demos(
         proprio_NP=proprio_NP.astype(np.float32),
         actions_NA=scaled_NA.astype(np.float32),
         aux_NX=np.concatenate([*aux, a["holding"][:, None]], axis=1).astype(np.float32),
+        hand_N6=a["proprio"][:, :6],
+        points_N33=np.stack([a["target_pos"], a["goal_pos"], hand_N3], axis=1),
         statistics=statistics,
         fixed=(actions_NA == 0.0).all((0, 1)),
     )

@@ -46,7 +46,7 @@ class TinyOFT(nn.Module):
 
     def forward(
         self, pixels_BCHW: Tensor, proprio_BP: Tensor, prompt_T: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What `OpenVLAOFT.forward` does without pruning, for samples of one prompt.
 
         Args:
@@ -55,13 +55,14 @@ class TinyOFT(nn.Module):
             prompt_T: prompt tokens; or (B, T), one prompt a sample, all of one length.
 
         Returns:
-            (B, 8, 7) normalised actions, and (B, 7 + words) what the auxiliary head says.
+            (B, 8, 7) normalised actions, (B, 7 + words) what the auxiliary head says, and (B, V)
+            the text-vision scores of `pruning.static` at layer 0.
         """
         model = self.prismatic.language_model
         batch = len(pixels_BCHW)
         patches_BVD = self.prismatic.patches(pixels_BCHW)
         prompt_BTD = model.embed(prompt_T.expand(batch, -1))
-        stop_1 = torch.tensor([self.stop])
+        stop_BTD = model.embed(torch.tensor([self.stop])).expand(batch, -1, -1)
         n_actions = OpenVLAOFT.chunk * ACTION_DIM
         sequence_BLD = torch.cat(
             [
@@ -70,7 +71,7 @@ class TinyOFT(nn.Module):
                 self.proprio_projector(proprio_BP)[:, None],
                 prompt_BTD[:, 1:],
                 prompt_BTD.new_zeros(batch, n_actions, model.width),
-                model.embed(stop_1).expand(batch, -1, -1),
+                stop_BTD,
             ],
             dim=1,
         )
@@ -87,7 +88,17 @@ class TinyOFT(nn.Module):
         )
         rows = layout.action_rows
         hidden_BAD = model.model.norm(hidden_BLD)[:, rows.start : rows.stop]
-        return self.action_head(hidden_BAD), self.auxiliary(hidden_BAD.mean(1))
+        scores_BV = self._scores(torch.cat([prompt_BTD, stop_BTD], dim=1), patches_BVD)
+        return self.action_head(hidden_BAD), self.auxiliary(hidden_BAD.mean(1)), scores_BV
+
+    def _scores(self, text_BTD: Tensor, patches_BVD: Tensor) -> Tensor:
+        """Mean of q k^T / sqrt(head_dim) over heads and text at layer 0, (B, V)."""
+        model = self.prismatic.language_model
+        layer: Any = model.model.layers[0]
+        query_BD = layer.self_attn.q_proj(layer.input_layernorm(text_BTD).mean(1))
+        keys_BVD = layer.self_attn.k_proj(layer.input_layernorm(patches_BVD))
+        head_dim = query_BD.shape[-1] // model.heads
+        return (keys_BVD @ query_BD[..., None])[..., 0] / (model.heads * head_dim**0.5)
 
 
 def make_config(tokenizer: Tokenizer, name: str, size: dict[str, int]) -> dict[str, Any]:

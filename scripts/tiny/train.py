@@ -15,10 +15,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.nn.functional import kl_div
 
 from tiny.data import Demos
 from tiny.network import AUX_DIM, TinyOFT, hold_fixed, pixels
-from vlaprune_bench.types import UserError
+from tiny.views import shares
+from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 GRIPPER_WEIGHT = 2.0
 """Its targets are 0 and 1, half as far apart as the ends of the other dimensions."""
@@ -44,6 +46,8 @@ class Optimisation:
     """Of the exported weights, a step."""
     auxiliary: float = 1.0
     """Weight of the auxiliary loss."""
+    grounding: float = 0.3
+    """Weight of the text-vision scores' loss."""
     contrast: float = 0.2
     brightness: float = 0.1
     """Largest change of a frame, at random."""
@@ -183,6 +187,18 @@ class Trainer:
             torch.from_numpy(demos.actions_NA[index_B]),
             torch.from_numpy(demos.aux_NX[index_B]),
             self.words_IW[demos.instruction_N[index_B]],
+            torch.from_numpy(self._shares(index_B)),
+        )
+
+    def _shares(self, index_B: np.ndarray) -> np.ndarray:
+        """Which visual tokens show target, goal and hand: (B, V), each row 1 in all."""
+        demos = self.demos
+        return shares(
+            [demos.suites[k] for k in demos.suite_N[index_B]],
+            demos.hand_N6[index_B],
+            demos.points_N33[index_B],
+            self.model.prismatic.vision_backbone.grid,
+            OPENVLA_PROTOCOL.crop_area,
         )
 
     def _losses(
@@ -193,9 +209,10 @@ class Trainer:
         actions: Tensor,
         aux: Tensor,
         words: Tensor,
+        shares_BV: Tensor,
     ) -> dict[str, Tensor]:
         o = self.o
-        said, told = (x.float() for x in self.model(pixels_BCHW, proprio_BP, prompt_BT))
+        said, told, scores_BV = (x.float() for x in self.model(pixels_BCHW, proprio_BP, prompt_BT))
         error = (said - actions).abs()
         losses = {
             "motion": error[..., :-1][..., ~self.fixed[:-1]].mean(),
@@ -205,9 +222,11 @@ class Trainer:
             # of one instruction alone, no word varies
             "words": cross_entropy(told[:, AUX_DIM + self.varying], words, reduction="sum")
             / max(1, words.numel()),
+            "grounding": kl_div(scores_BV.log_softmax(1), shares_BV, reduction="batchmean"),
         }
         auxiliary = losses["place"] + 0.5 * losses["holding"] + 0.5 * losses["words"]
-        loss = losses["motion"] + GRIPPER_WEIGHT * losses["gripper"] + o.auxiliary * auxiliary
+        loss = losses["motion"] + GRIPPER_WEIGHT * losses["gripper"]
+        loss = loss + o.auxiliary * auxiliary + o.grounding * losses["grounding"]
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
 
     @torch.no_grad()

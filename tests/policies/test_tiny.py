@@ -35,7 +35,7 @@ def test_the_trained_one_is_the_default_and_says_so(keep):
     assert size(found.folder) < 3 * 2**20
     assert size(found.folder.parent) < 10 * 2**20  # all that the package carries
     info = load_policy("tiny", keep(), suite="libero_spatial").info
-    assert (info.name, info.trained, info.assets) == (TRAINED, True, "lite")
+    assert (info.name, info.trained, info.assets) == (TRAINED["libero_spatial"], True, "lite")
     assert (info.grids, info.chunk, info.n_layers) == (((8, 8), (8, 8)), 8, 4)
     with pytest.raises(UserError, match=r"libero_goal; .*--checkpoint tiny-untrained runs on"):
         load_policy("tiny", keep(), suite="libero_goal")

@@ -48,7 +48,7 @@ def load_policy(
     """
     from vlaprune_bench.policies.checkpoint import Checkpoint
 
-    found = Checkpoint.find(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    found = Checkpoint.find(checkpoint, suite) if isinstance(checkpoint, str) else checkpoint
     return _policy_class(found, policy)(
         found,
         pruner,

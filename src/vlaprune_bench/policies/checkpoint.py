@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
-TRAINED = "tiny-spatial"
-EMBEDDED = {"tiny": TRAINED, TINY: TINY, "tiny-openvla": TINY_OPENVLA}
-"""Checkpoints that come with the package, by the names users give them."""
+TRAINED = {"libero_spatial": "tiny-spatial"}
+"""What `tiny` is: one checkpoint a suite, as the published OpenVLA-OFT ones are."""
+EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {name: name for name in TRAINED.values()}
+"""Checkpoints that come with the package, by the names users give them; and `tiny`."""
 PATTERNS = (
     "config.json",
     "dataset_statistics.json",
@@ -60,15 +61,23 @@ class Checkpoint:
     folder: Path
 
     @classmethod
-    def find(cls, source: str) -> Checkpoint:
+    def find(cls, source: str, suite: str = "libero_spatial") -> Checkpoint:
         """Locate a checkpoint.
 
         Args:
             source: a folder; a Hugging Face hub id; the short or full name of an embedded one.
+            suite: which of those that `tiny` stands for.
 
         Raises:
             UserError: there is none, or it cannot be fetched.
         """
+        if source == "tiny":
+            if suite not in TRAINED:
+                raise UserError(
+                    f"--suite is {suite}; checkpoint tiny is trained on {', '.join(TRAINED)} "
+                    f"(--checkpoint {TINY} runs on every suite)."
+                )
+            source = TRAINED[suite]
         embedded = EMBEDDED.get(source, source)
         if embedded in EMBEDDED.values():
             return cls(embedded, Path(__file__).parents[1] / "checkpoints" / embedded)
@@ -122,7 +131,8 @@ class Checkpoint:
             if key in self.statistics:
                 return key, self.statistics[key]
         there = ", ".join(self.statistics) or "none"
-        hint = f" (--checkpoint {TINY} runs on every suite)" if self.source == TRAINED else ""
+        ours = self.source in TRAINED.values()
+        hint = f" (--checkpoint {TINY} runs on every suite)" if ours else ""
         raise UserError(
             f"--suite is {suite}; checkpoint {self.source} has statistics of: {there}{hint}."
         )
@@ -284,7 +294,7 @@ def _fetch(source: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise UserError(
             f"--checkpoint is {source}; it must be a folder, a hub id like owner/name, or "
-            f"{' or '.join(EMBEDDED)}."
+            f"tiny or {' or '.join(EMBEDDED)}."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError

@@ -66,7 +66,7 @@ def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:
 
 def settings(config: EvalConfig) -> dict[str, Any]:
     """The options that facts follow from, on one machine."""
-    names = ("checkpoint", "policy", "device", "dtype", "assets")
+    names = ("checkpoint", "suite", "policy", "device", "dtype", "assets")
     return {name: getattr(config, name) for name in names}
 
 

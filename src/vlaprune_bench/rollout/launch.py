@@ -136,6 +136,6 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.policies.checkpoint import Checkpoint
     from vlaprune_bench.sim.assets import resolve_assets
 
-    checkpoint = Checkpoint.find(config.checkpoint)
+    checkpoint = Checkpoint.find(config.checkpoint, config.suite)
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
     return checkpoint, resolve_assets(config.assets, made_for)
