@@ -11,7 +11,7 @@ from pathlib import Path
 
 import mujoco
 
-from vlaprune_bench.cli import doctor
+import vlaprune_bench.cli.doctor as doctor
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.gl import choose_gl
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MethodType
@@ -216,15 +217,20 @@ def speed_up(model: TinyOFT, compiled: bool) -> None:
     backbone = model.prismatic.vision_backbone
     towers = (backbone.featurizer, backbone.fused_featurizer)
     for tower in towers:
-        tower.patch_embed.forward = partial(linear_patches, tower.patch_embed)
+        compute_with(tower.patch_embed, partial(linear_patches, tower.patch_embed))
     if not compiled:
         return
     torch._dynamo.config.recompile_limit = 64  # one variant a prompt length
     layer_forward = torch.compile(LlamaDecoderLayer.forward, dynamic=False)
     for layer in model.prismatic.language_model.model.layers:
-        layer.forward = MethodType(layer_forward, layer)
+        compute_with(layer, MethodType(layer_forward, layer))
     for module in (*towers, model.prismatic.projector):
-        module.forward = torch.compile(module.forward, dynamic=False)
+        compute_with(module, torch.compile(module.forward, dynamic=False))
+
+
+def compute_with(module: nn.Module, forward: Callable[..., Tensor]) -> None:
+    """Let this one module compute with `forward`."""
+    module.__dict__["forward"] = forward
 
 
 def export(

@@ -178,10 +178,10 @@ class Trainer:
             gain += rng.uniform(-o.contrast, o.contrast, shape)
             offset += rng.uniform(-o.brightness, o.brightness, shape)
             proprio = proprio + o.proprio_noise * rng.standard_normal(proprio.shape)
-        aug = [torch.from_numpy(x).float() for x in (gain, offset)]
+        gain_BN, offset_BN = (torch.from_numpy(x).float() for x in (gain, offset))
         prompts = torch.stack([self.prompts[k] for k in demos.instruction_N[index_B]])
         return (
-            pixels(demos.images(index_B), *aug, self.dtype),
+            pixels(demos.images(index_B), gain_BN, offset_BN, self.dtype),
             torch.from_numpy(proprio).to(self.dtype),
             prompts,
             torch.from_numpy(demos.actions_NA[index_B]),
