@@ -184,8 +184,8 @@ def main() -> None:
     parser.add_argument("--task", action="append", type=int, help="default: every task")
     parser.add_argument("--demos", type=int, default=60, help="demonstrations a task")
     parser.add_argument("--assets", default="lite", help="lite, real, or a folder")
-    parser.add_argument("--every", type=int, default=4, help="steps between frames")
-    parser.add_argument("--every-near", type=int, default=2, help="around grasp and release")
+    parser.add_argument("--every", type=int, default=8, help="steps between frames")
+    parser.add_argument("--every-near", type=int, default=4, help="around grasp and release")
     args = parser.parse_args()
     for suite in args.suite or SUITES:
         for task in args.task or range(10):

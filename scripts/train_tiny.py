@@ -1,6 +1,6 @@
 """Train a tiny OpenVLA-OFT from scripted demonstrations, on one CPU core.
 
-    python scripts/train_tiny.py --demos results/demos --out results/tiny --minutes 60
+    python scripts/train_tiny.py --demos results/demos --out results/tiny/spatial --minutes 60
 
 The same command continues where it stopped, and ends by itself after --steps. What is written to
 the output folder: `state.pt` (everything a run depends on), `log.parquet` (losses, a row a step),
@@ -58,7 +58,7 @@ class Settings:
     """Stop (and keep the state) after so long."""
     save_minutes: float = 5.0
     """Keep the state so often."""
-    rollout_every: int = 1000
+    rollout_every: int = 2500
     """Steps between held-out episodes; 0: none."""
     episodes: int = 2
     """Held-out episodes of each task."""
