@@ -61,13 +61,13 @@ demos: $(STAMP)  ## demonstrations by scripted experts, three suites (hours on o
 
 # the same command continues; TRAIN_ARGS="--minutes 30" and so on (--help lists them)
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/python scripts/train_tiny.py --demos results/demos
-train-tiny: train-spatial train-object  ## train `tiny` on what `make demos` wrote (80 minutes a suite)
+train-tiny: train-spatial train-object  ## train `tiny` on what `make demos` wrote (an hour a suite)
 train-spatial: $(STAMP)  # task 4 turns the hand; see docs/tiny.md
 	$(TRAIN) --out results/tiny/spatial --name tiny-spatial --suites libero_spatial \
-		--tasks 0 1 2 3 5 6 7 8 9 --train.steps 11000 $(TRAIN_ARGS)
+		--tasks 0 1 2 3 5 6 7 8 9 --train.steps 8000 $(TRAIN_ARGS)
 train-object: $(STAMP)
 	$(TRAIN) --out results/tiny/object --name tiny-object --suites libero_object \
-		--train.steps 10000 $(TRAIN_ARGS)
+		--train.steps 7000 $(TRAIN_ARGS)
 
 gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
 	$(BIN)/python scripts/make_gallery.py

@@ -59,7 +59,7 @@ class Settings:
     save_minutes: float = 5.0
     """Keep the state so often."""
     rollout_every: int = 2500
-    """Steps between held-out episodes; 0: none."""
+    """Steps between held-out episodes, which also end a run; 0: none."""
     episodes: int = 2
     """Held-out episodes of each task."""
     threads: int = 1
@@ -88,7 +88,8 @@ def main(settings: Settings, stop: threading.Event | None = None) -> None:
         step = run.trainer.step
         if step % 50 == 0:
             run.report()
-        if settings.rollout_every and step % settings.rollout_every == 0:
+        last = step == settings.train.steps
+        if settings.rollout_every and (last or step % settings.rollout_every == 0):
             run.evaluate()
         if time.monotonic() - saved > 60.0 * settings.save_minutes:
             run.save()
