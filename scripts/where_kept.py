@@ -150,27 +150,47 @@ def main() -> None:
     parser.add_argument("--keep", type=float, default=0.25)
     parser.add_argument("--checkpoint", default="tiny")
     parser.add_argument("--picture", type=Path, help="a row of frames of each method")
-    parser.add_argument("--frames", type=int, nargs="+", default=[3, 6, 9], help="calls shown")
+    parser.add_argument("--animation", type=Path, help="the methods' first episodes, side by side")
     args = parser.parse_args()
-    pictures = []
+    episodes: list[list[np.ndarray]] = []
     print(f"{'method':12} {'calls':>5}  " + "  ".join(f"{part:>17}" for part in PARTS))
     for method in args.method:
         pruner = method_class(method)(keep=args.keep)
         policy = load_policy(args.checkpoint, pruner, suite=args.suite, device="cpu")
         calls: list[Call] = []
         for task in args.tasks:
-            calls += run_calls(policy, args.suite, task, args.trials)
-        row = [
-            compose(c.frames, f"{method}   step {c.step}") for c in calls[: max(args.frames) + 1]
-        ]
-        pictures.append(np.hstack([row[k] for k in args.frames if k < len(row)]))
-        pruned = [call for call in calls if call.kept is not None]
-        kept_P = np.concatenate([c.shown_PV[:, c.kept] for c in pruned], axis=1).mean(1)
-        all_P = np.concatenate([c.shown_PV for c in pruned], axis=1).mean(1)
-        shares = [f"{k:4.0%} of {a:4.0%} {k / a:4.1f}x" for k, a in zip(kept_P, all_P, strict=True)]
-        print(f"{method:12} {len(pruned):5}  " + "  ".join(f"{s:>17}" for s in shares), flush=True)
+            own = list(run_calls(policy, args.suite, task, args.trials))
+            if not calls:
+                first = own[: 1 + next((k for k, c in enumerate(own[1:]) if c.step == 0), len(own))]
+                episodes.append([compose(c.frames, f"{method}   step {c.step}") for c in first])
+            calls += own
+        print(line(method, [call for call in calls if call.kept is not None]), flush=True)
     if args.picture:
-        Image.fromarray(np.vstack(pictures)).save(args.picture, quality=85)
+        rows = [np.hstack([e[len(e) * k // 6] for k in (1, 3, 5)]) for e in episodes]
+        Image.fromarray(np.vstack(rows)).save(args.picture, quality=85)
+    if args.animation:
+        length = max(len(e) for e in episodes)
+        shown = [[e[min(k, len(e) - 1)] for e in episodes] for k in range(length)]
+        images = [Image.fromarray(side_by_side(frames)) for frames in shown]
+        hold = [600] * (length - 1) + [3000]
+        images[0].save(
+            args.animation, save_all=True, append_images=images[1:], duration=hold, loop=0
+        )
+
+
+def line(method: str, pruned: list[Call]) -> str:
+    """What share of the kept tokens shows each part, and of all."""
+    kept_P = np.concatenate([call.shown_PV[:, call.kept] for call in pruned], axis=1).mean(1)
+    all_P = np.concatenate([call.shown_PV for call in pruned], axis=1).mean(1)
+    shares = [f"{k:4.0%} of {a:4.0%} {k / a:4.1f}x" for k, a in zip(kept_P, all_P, strict=True)]
+    return f"{method:12} {len(pruned):5}  " + "  ".join(f"{share:>17}" for share in shares)
+
+
+def side_by_side(frames: list[np.ndarray]) -> np.ndarray:
+    """Frames in two columns."""
+    blank = np.zeros_like(frames[0])
+    rows = [frames[k : k + 2] for k in range(0, len(frames), 2)]
+    return np.vstack([np.hstack([*row, blank][:2]) for row in rows])
 
 
 if __name__ == "__main__":
