@@ -56,7 +56,7 @@ class EvalConfig:
     sim: SimPath = "fast"
     """Simulator path: fast, or reference (robosuite's own stepping). Equal bit for bit."""
     checkpoint: str = "tiny"
-    """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained on libero_spatial),
+    """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained; see docs/tiny.md),
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""

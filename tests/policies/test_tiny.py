@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, TRAINED, Checkpoint
 from vlaprune_bench.types import SUITES, UserError
@@ -30,15 +31,24 @@ def size(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_the_trained_one_is_the_default_and_says_so(keep):
-    found = Checkpoint.find("tiny")
-    assert size(found.folder) < 3 * 2**20
-    assert size(found.folder.parent) < 10 * 2**20  # all that the package carries
-    info = load_policy("tiny", keep(), suite="libero_spatial").info
-    assert (info.name, info.trained, info.assets) == (TRAINED["libero_spatial"], True, "lite")
+@pytest.mark.parametrize("suite", TRAINED)
+def test_the_trained_one_is_the_default_and_says_so(keep, suite):
+    found = Checkpoint.find(EvalConfig(suite=suite).checkpoint, suite)
+    info = load_policy("tiny", keep(), suite=suite).info
+    assert (info.name, info.trained, info.assets) == (TRAINED[suite], True, "lite")
+    assert info.checkpoint_hash == found.hash
     assert (info.grids, info.chunk, info.n_layers) == (((8, 8), (8, 8)), 8, 4)
-    with pytest.raises(UserError, match=r"libero_goal; .*--checkpoint tiny-untrained runs on"):
-        load_policy("tiny", keep(), suite="libero_goal")
+
+
+def test_trained_ones_are_small():
+    sizes = [size(Checkpoint.find("tiny", suite).folder) for suite in TRAINED]
+    assert sum(sizes) < 10e6
+
+
+@pytest.mark.parametrize("name", ["tiny", *TRAINED.values()])
+def test_a_suite_that_it_was_not_trained_on_is_refused(keep, name):
+    with pytest.raises(UserError, match=r"suite is libero_10; .*--checkpoint tiny-untrained runs"):
+        load_policy(name, keep(), suite="libero_10")
 
 
 @pytest.mark.parametrize(("short", "name"), [(TINY, TINY), ("tiny-openvla", TINY_OPENVLA)])
