@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
-TRAINED = {"libero_spatial": "tiny-spatial", "libero_object": "tiny-object"}
+TRAINED = {f"libero_{name}": f"tiny-{name}" for name in ("spatial", "object", "goal")}
 """What `tiny` is: one checkpoint a suite, as the published OpenVLA-OFT ones are."""
 EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {name: name for name in TRAINED.values()}
 """Checkpoints that come with the package, by the names users give them; and `tiny`."""
