@@ -43,7 +43,9 @@ $(SWEEPS): sweep-%: $(STAMP)
 
 tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suites, and its report
 	$(SWEEP) configs/sweeps/tiny-table.yaml --workers auto $(SWEEP_ARGS)
-	$(BIN)/vlaprune-report results/tiny-table --html results/tiny-table/report.html
+	$(BIN)/vlaprune-report results/tiny-table --html results/tiny-table/report.html --plots \
+		results/tiny-table/figures --format markdown --table success paired tasks cost \
+		> results/tiny-table/tables.md
 
 main-table: $(STAMP)  ## every method at every keep on four suites (SMOKE=1: in minutes)
 	$(SWEEP) configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
