@@ -167,19 +167,19 @@ def test_training_computes_what_inference_does(script, settings, trained):
 @pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal"])
 def test_views_are_the_simulators(script, suite):
     from scipy.spatial.transform import Rotation
-    from tiny.views import AGENT, WRIST, _rotation, shares
+    from tiny.views import AGENT, WRIST, rotation, shares
 
     with SampledTask(suite, 0, resolve_assets("lite", "lite")) as task:
         seen = task.reset(0)
         world = World(task)
         hand = Rotation.from_quat(seen.eef_quat)
         for name, view, at, turn in (
-            ("agentview", AGENT[suite], AGENT[suite].position, _rotation(AGENT[suite])),
+            ("agentview", AGENT[suite], AGENT[suite].position, rotation(AGENT[suite])),
             (
                 "robot0_eye_in_hand",
                 WRIST,
                 seen.eef_pos + hand.apply(WRIST.position),
-                hand * _rotation(WRIST),
+                hand * rotation(WRIST),
             ),
         ):
             camera = world._model.camera(name).id

@@ -55,9 +55,9 @@ def shares(
     """
     turn = Rotation.from_rotvec(hand_B6[:, 3:])
     wrist_at = hand_B6[:, :3] + turn.apply(WRIST.position)
-    wrist_turn = turn * _rotation(WRIST)
+    wrist_turn = turn * rotation(WRIST)
     agent_at = np.array([AGENT[suite].position for suite in suites_B])
-    agent_turn = Rotation.concatenate([_rotation(AGENT[suite]) for suite in suites_B])
+    agent_turn = Rotation.concatenate([rotation(AGENT[suite]) for suite in suites_B])
     fovy_B = np.array([AGENT[suite].fovy for suite in suites_B])
     sides = [
         _camera(agent_at, agent_turn, fovy_B, points_BN3, grid, crop_area),
@@ -70,7 +70,8 @@ def shares(
     return (weight_BV / np.where(total_B1 > 1e-6, total_B1, np.inf)).astype(np.float32)
 
 
-def _rotation(view: View) -> Rotation:
+def rotation(view: View) -> Rotation:
+    """From the camera's frame to that its pose is given in."""
     return Rotation.from_quat(view.quat, scalar_first=True)
 
 

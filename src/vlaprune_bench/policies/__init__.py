@@ -29,8 +29,9 @@ def load_policy(
     """Load a checkpoint with a pruning method.
 
     Args:
-        checkpoint: a folder in the published layout, a Hugging Face hub id, or "tiny" or
-            "tiny-openvla" for the embedded untrained ones; or a `Checkpoint` found already.
+        checkpoint: a folder in the published layout, a Hugging Face hub id, or an embedded one
+            ("tiny", which is one a suite, "tiny-untrained", "tiny-openvla"); or a `Checkpoint`
+            found already.
         pruner: the method, with its options.
         suite: LIBERO suite; chooses the normalisation statistics.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
