@@ -13,11 +13,12 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 # hf-libero goes in with --no-deps: its declared dependencies pull torchvision, which breaks
-# `import transformers` beside a CPU build of torch (see pyproject.toml).
+# `import transformers` beside a CPU build of torch.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hf-libero==0.1.4
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		$$($(BIN)/python -c 'from vlaprune_bench.sim.package import LIBERO; print(LIBERO)')
 	touch $@
 
 setup: $(STAMP)  ## make .venv and install the package in it

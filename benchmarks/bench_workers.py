@@ -28,8 +28,8 @@ from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import specs
 from vlaprune_bench.rollout.pool import Process, Processes, usable_cores
 from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scenes import StoredScenes
-from vlaprune_bench.rollout.serve import Server
+from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.server import Server
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.store import Store

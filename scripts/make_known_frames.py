@@ -11,27 +11,28 @@ from pathlib import Path
 
 import mujoco
 
-import vlaprune_bench.cli.doctor as doctor
+import vlaprune_bench.doctor.probes as probes
+from vlaprune_bench.doctor.checks import REAL_HASH, pin, real_assets
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.gl import choose_gl
 
-FILE = Path(doctor.__file__).with_name("known_frames.json")
+FILE = Path(probes.__file__).with_name("known_frames.json")
 
 
 def main() -> None:
-    if mujoco.__version__ != doctor.MUJOCO:
-        raise SystemExit(f"MuJoCo is {mujoco.__version__}; it must be {doctor.MUJOCO}")
+    if pin("mujoco") != f"mujoco=={mujoco.__version__}":
+        raise SystemExit(f"MuJoCo is {mujoco.__version__}; it must be {pin('mujoco')}")
     choose_gl()
-    known = doctor.known_frames()
-    for assets in (doctor._real_assets(), resolve_assets("lite", "lite")):
-        if assets is None or (assets.hash != doctor.REAL_HASH and assets.kind == "real"):
+    known = probes.known_frames()
+    for assets in (real_assets(), resolve_assets("lite", "lite")):
+        if assets is None or (assets.hash != REAL_HASH and assets.kind == "real"):
             continue
         known[assets.kind] = {
-            f"{suite} task {task}": doctor.blocks(doctor.probe(suite, task, assets)[0])
+            f"{suite} task {task}": probes.blocks(probes.probe(suite, task, assets)[0])
             .round()
             .astype(int)
             .tolist()
-            for suite, task in doctor.PROBES.items()
+            for suite, task in probes.PROBES.items()
         }
     text = json.dumps(known, indent=1)
     # a row of blocks is a line

@@ -23,11 +23,11 @@ from PIL import Image
 from vlaprune_bench.experts.world import World
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning import method_class
-from vlaprune_bench.report.video import compose, dim_pruned
 from vlaprune_bench.rollout.episode import Progress, run_episode
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.types import CAMERAS, OPENVLA_PROTOCOL, EpisodeSpec, Observation
+from vlaprune_bench.video import compose, dim_pruned
 
 PARTS = ("target", "goal", "hand")
 SHOWS = 0.1

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlaprune_bench.lite.build import MARKER
 from vlaprune_bench.sim.assets import AssetSet
-from vlaprune_bench.sim.assets.lite import MARKER
 from vlaprune_bench.types import OPENVLA_PROTOCOL
 
 if TYPE_CHECKING:

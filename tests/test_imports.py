@@ -9,20 +9,24 @@ SRC = Path(__file__).parents[1] / "src" / "vlaprune_bench"
 
 ALLOWED = {
     "types": set(),
-    "pruning": {"types"},
     "measure": {"types"},
+    "video": {"types"},
+    "lite": {"types"},
+    "pruning": {"types"},
     "policies": {"types", "pruning", "measure"},
-    "sim": {"types"},
+    "sim": {"types", "lite"},
     "experts": {"types", "sim"},
     "store": {"types"},
     "config": {"types", "pruning"},
     "tracking": {"types", "config"},
-    "report": {"types", "store", "config"},
+    "report": {"types", "measure", "video", "store", "config"},
     "rollout": {
-        "types", "pruning", "measure", "policies", "sim", "store", "config", "tracking", "report",
+        "types", "pruning", "measure", "video", "policies", "sim", "store", "config", "tracking",
+        "report",
     },
-    "sweep": {"types", "pruning", "config", "store", "rollout", "report"},
-    "profile": {"types", "pruning", "policies", "config", "store", "rollout"},
+    "sweep": {"types", "measure", "pruning", "config", "store", "rollout", "report"},
+    "profile": {"types", "measure", "pruning", "policies", "config", "store"},
+    "doctor": {"types", "measure", "sim"},
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "mujoco", "robosuite", "libero", "pandas", "pyarrow", "wandb"}
 LIGHT_ROOMS = (

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlaprune_bench.config import EvalConfig, from_dict, to_dict
-from vlaprune_bench.profile.inputs import INSTRUCTION, observation, poses
+from vlaprune_bench.measure.inputs import INSTRUCTION, observation, poses
 from vlaprune_bench.pruning import BudgetPruner, Pruner
 from vlaprune_bench.pruning.none import NoPruning
 

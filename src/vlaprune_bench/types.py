@@ -29,7 +29,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvalProtocol:
     """How LIBERO is evaluated: everything that moves a success rate besides the model.
 
     The reference values are those of the OpenVLA and OpenVLA-OFT evaluation scripts.
@@ -57,7 +57,7 @@ class Protocol:
     """Actions of a chunk executed open loop before the policy is called again."""
 
 
-OPENVLA_PROTOCOL = Protocol(
+OPENVLA_PROTOCOL = EvalProtocol(
     name="openvla",
     settle_steps=10,
     settle_action=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0),

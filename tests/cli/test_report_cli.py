@@ -12,8 +12,8 @@ import pytest
 
 from tests.report.synthetic import cell, write
 from vlaprune_bench.cli.report import run
-from vlaprune_bench.report.video import VideoWriter
 from vlaprune_bench.types import UserError
+from vlaprune_bench.video import VideoWriter
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaModel
 
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic import decoder as decoder_module
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
+from vlaprune_bench.policies.prismatic import scoring as decoder_module
 from vlaprune_bench.policies.prismatic.llama import LanguageModel, llama_config
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.types import TokenLayout
 
 OFT = TokenLayout(((4, 4),), n_prompt=5, has_proprio=True, n_actions=4, has_stop=True)

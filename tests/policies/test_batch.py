@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tests.methods import tiny
+from vlaprune_bench.measure.inputs import INSTRUCTION, observation, poses
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.base import PolicyCall
 from vlaprune_bench.policies.prismatic.llama import LanguageModel
 from vlaprune_bench.policies.prismatic.model import Prismatic
-from vlaprune_bench.profile.inputs import INSTRUCTION, observation, poses
 from vlaprune_bench.pruning import Pruner, Selection, methods
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.none import NoPruning

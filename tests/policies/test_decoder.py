@@ -5,9 +5,9 @@ import torch
 
 from vlaprune_bench.measure.flops import count_flops, llm_prefill_macs
 from vlaprune_bench.policies.checkpoint import on_meta
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.llama import LanguageModel, llama_config
 from vlaprune_bench.policies.prismatic.model import Prismatic
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.policies.prismatic.vision import TOWERS, Block
 from vlaprune_bench.types import TokenLayout
 

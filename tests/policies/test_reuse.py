@@ -6,8 +6,8 @@ import torch
 
 from vlaprune_bench.measure.flops import decoder_layer_macs
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.llama import LanguageModel
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.types import TokenLayout
 

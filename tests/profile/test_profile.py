@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.rows import measures
+from vlaprune_bench.measure.inputs import STEPS, observation, poses
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.profile.config import ProfileConfig
-from vlaprune_bench.profile.inputs import STEPS, observation, poses
 from vlaprune_bench.profile.run import Variant, profile, run_rounds, summarise
 from vlaprune_bench.profile.table import gain_table, stage_table, warnings
 from vlaprune_bench.pruning.adp import Adp

@@ -15,7 +15,7 @@ from vlaprune_bench.report.charts import charts, timeline
 from vlaprune_bench.report.interactive import plotly
 from vlaprune_bench.report.page import write_page
 from vlaprune_bench.report.plots import draw
-from vlaprune_bench.report.video import VideoWriter
+from vlaprune_bench.video import VideoWriter
 
 EVIL = "RuntimeError: </script><script>document.title = 'broken'</script>"
 

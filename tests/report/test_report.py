@@ -8,12 +8,12 @@ import pytest
 from scipy.stats import binomtest
 
 from tests.report.synthetic import cell, many, paired, write
+from vlaprune_bench.measure.stats import Rate
 from vlaprune_bench.report.build import Report, load
 from vlaprune_bench.report.cells import gather
 from vlaprune_bench.report.charts import charts
 from vlaprune_bench.report.compare import discordant_table, pairs
 from vlaprune_bench.report.page import page
-from vlaprune_bench.report.stats import Rate
 from vlaprune_bench.types import UserError
 
 ALL = ("libero_spatial", "libero_object", "libero_goal", "libero_10")

@@ -22,12 +22,12 @@ from tests.rows import measures
 from vlaprune_bench.cli.eval import parse
 from vlaprune_bench.config import EvalConfig, from_dict, run_id, to_dict
 from vlaprune_bench.pruning.static import Static
-from vlaprune_bench.rollout import pool, runner, serve
+from vlaprune_bench.rollout import pool, runner, server
 from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts, episode_ids
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.rollout.runner import run_engines
-from vlaprune_bench.rollout.scenes import StoredScenes
+from vlaprune_bench.rollout.scene_guard import StoredScenes
 from vlaprune_bench.store import Store, load_calls, load_results
 from vlaprune_bench.types import ActionChunk, UserError
 
@@ -165,8 +165,8 @@ def test_the_same_rows_in_this_process_and_in_any_number_of_others(
 
 def test_methods_stay_interleaved_and_workers_stay_with_a_task(make_engines):
     engines = make_engines(task_ids=(0, 1, 2), trials=2)
-    jobs = [serve.Job(e, spec) for spec in engines[0].specs() for e in engines]
-    schedule = serve.Schedule(jobs)
+    jobs = [server.Job(e, spec) for spec in engines[0].specs() for e in engines]
+    schedule = server.Schedule(jobs)
     took = []
     own = {"a": None, "b": None}
     for turn in range(12):
@@ -281,30 +281,30 @@ def test_a_scene_is_compared_with_that_of_its_own_trial(make_engines, tmp_path):
     """Though others have told of an earlier trial since the order was given."""
     (engine, _), scenes = make_engines(), {(0, 0): "5ce0", (0, 2): "5ce2"}
     stored = StoredScenes(engine.config, engine.store, "a55e7")
-    server = serve.Server(stored, pool.Processes(), 2)
-    jobs = {spec.trial: serve.Job(engine, spec) for spec in engine.specs() if spec.task == 0}
+    serving = server.Server(stored, pool.Processes(), 2)
+    jobs = {spec.trial: server.Job(engine, spec) for spec in engine.specs() if spec.task == 0}
 
     def tell(trial, compared):
-        running = serve.Running(jobs[trial], 2)
-        server._note(running, serve.Opened("task_0", "do"))
+        running = server.Running(jobs[trial], 2)
+        serving._note(running, server.Opened("task_0", "do"))
         scene = scenes[0, trial]
-        server._note(running, serve.Scene("1", scene, None, compared, "fast", "passed", 0.1))
+        serving._note(running, server.Scene("1", scene, None, compared, "fast", "passed", 0.1))
 
     tell(2, None)
-    assert server._order(jobs[0]).compare == 2
+    assert serving._order(jobs[0]).compare == 2
     tell(0, (2, "5ce2"))
-    assert server._order(jobs[1]).compare == 0
+    assert serving._order(jobs[1]).compare == 0
     tell(2, (2, "5ce2"))
     with pytest.raises(UserError, match="holds task_0 trial 2 with scene 5ce2, here it has"):
         tell(0, (2, "07e4"))
 
 
 def test_workers_are_replaced_after_so_many_episodes(make_engines, monkeypatch, started):
-    server = serve.Server.__init__
+    made = server.Server.__init__
     monkeypatch.setattr(
-        serve.Server,
+        server.Server,
         "__init__",
-        lambda self, *args, **kwargs: server(self, *args, **kwargs, recycle_after=2),
+        lambda self, *args, **kwargs: made(self, *args, **kwargs, recycle_after=2),
     )
     engines = make_engines(workers=1)
     assert run_engines(engines[:1]) == 0
@@ -432,38 +432,3 @@ def test_auto_counts_what_cores_and_memory_allow(monkeypatch):
     monkeypatch.setattr(pool, "available_mib", lambda: 100)
     assert pool.count_workers("auto")[0] == 1
     assert pool.count_workers(3) == (3, None)
-
-
-def test_auto_sees_a_containers_limits(monkeypatch):
-    group = {
-        "cpu.max": "150000 50000\n",
-        "memory.max": f"{3 * 2**30}\n",
-        "memory.current": f"{2 * 2**30}\n",
-        "memory.stat": f"anon 5\ninactive_file {2**29}\n",
-    }
-    monkeypatch.setattr(pool, "_control_group", lambda name: group[name])
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
-    assert pool.usable_cores() == 3
-    assert pool.available_mib() == 1536
-    group["cpu.max"], group["memory.max"] = "max 100000", "max"
-    assert pool.usable_cores() == 64
-    assert pool.available_mib() > 0
-
-
-@pytest.mark.slow
-@pytest.mark.sim
-def test_two_workers_on_the_real_simulator_and_one_loses_its_gl_context(tmp_path, monkeypatch):
-    evaluate = pytest.importorskip("vlaprune_bench.rollout.engine").evaluate
-    config = EvalConfig(
-        task_ids=(0, 1), trials=2, max_steps=16, assets="lite", output=tmp_path / "runs", workers=2
-    )
-    monkeypatch.setattr(pool, "MODULE", "tests.rollout.frail_sim")
-    assert evaluate(config, []) == 1
-    rows = results(tmp_path / "runs")
-    assert rows.status.tolist() == ["ok", "ok", "error", "ok"]
-    lost = rows.iloc[2]
-    assert lost.error.startswith("RuntimeError: no frame: the GL context was freed")
-    assert (lost.calls, lost.steps, lost.success) == (2, 15, None)
-    assert lost.actions_hash is not None
-    assert rows[rows.status == "ok"].self_check.eq("passed").all()
-    assert rows.scene_hash.nunique() == 4

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.lite_rig import STAY, loaded, move
+from vlaprune_bench.lite.arena import ARENAS
+from vlaprune_bench.lite.build import COVERED_SUITES, MARKER, build_lite, generator_hash
+from vlaprune_bench.lite.objects import OBJECTS
+from vlaprune_bench.lite.textures import SURFACES
 from vlaprune_bench.sim.assets import AssetSet, hash_assets
-from vlaprune_bench.sim.assets.lite import COVERED_SUITES, MARKER, build_lite, generator_hash
-from vlaprune_bench.sim.assets.lite_arena import ARENAS
-from vlaprune_bench.sim.assets.lite_objects import OBJECTS
-from vlaprune_bench.sim.assets.lite_textures import SURFACES
 from vlaprune_bench.types import UserError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.lite_rig import STAY, loaded, move
-from vlaprune_bench.sim.assets.lite import build_lite
+from vlaprune_bench.lite.build import build_lite
 
 pytestmark = pytest.mark.sim
 

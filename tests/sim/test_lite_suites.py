@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.lite_rig import Rest, Scene, achieve, loaded
+from vlaprune_bench.lite.build import build_lite
 from vlaprune_bench.sim.assets import AssetSet
-from vlaprune_bench.sim.assets.lite import build_lite
 
 pytestmark = pytest.mark.sim
 

@@ -22,7 +22,7 @@ from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.scenes import SceneTable, fresh_seed, seeded_state
 from vlaprune_bench.sim.stepping import scene_hash, short_hash
 from vlaprune_bench.sim.tasks import get_task, load_init_states
-from vlaprune_bench.types import OPENVLA_PROTOCOL, Protocol
+from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol
 
 FEW = [("libero_spatial", 4), ("libero_goal", 6)]
 """A drawer opened at the start, whose resets draw ever more numbers; a stove and a rack."""
@@ -41,7 +41,7 @@ def lite_assets() -> AssetSet:
 
 
 def real_scenes(
-    suite: str, index: int, assets: AssetSet, n: int, protocol: Protocol = OPENVLA_PROTOCOL
+    suite: str, index: int, assets: AssetSet, n: int, protocol: EvalProtocol = OPENVLA_PROTOCOL
 ) -> list[tuple[np.ndarray, str]]:
     """Body positions and fingerprints after each of n real hard resets, in order."""
     info = get_task(suite, index)

@@ -19,7 +19,7 @@ from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.rollout.messages import Refused
 from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.serve import Schedule
+from vlaprune_bench.rollout.server import Schedule
 from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE
 from vlaprune_bench.store import load_results
 from vlaprune_bench.sweep.file import load_sweep

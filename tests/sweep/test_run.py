@@ -9,7 +9,7 @@ from tests.sweep import toys
 from tests.test_tracking import history, records
 from vlaprune_bench.config import run_id, to_dict
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
-from vlaprune_bench.rollout.launch import Local
+from vlaprune_bench.rollout.launcher import Local
 from vlaprune_bench.store import load_calls, load_results
 from vlaprune_bench.sweep.plan import make_plan
 from vlaprune_bench.sweep.run import run_sweep

@@ -9,7 +9,7 @@ import numpy as np
 from tests.rollout.test_engine import INFO, ToyLibero
 from tests.rows import measures
 from vlaprune_bench.rollout.engine import Engine
-from vlaprune_bench.rollout.launch import Local
+from vlaprune_bench.rollout.launcher import Local
 from vlaprune_bench.sweep.file import load_sweep
 from vlaprune_bench.types import ActionChunk
 

@@ -27,7 +27,7 @@ from vlaprune_bench.config import nearest
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
-    from vlaprune_bench.report.render import Table
+    from vlaprune_bench.report.table import Table
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 ONLY = ("all", "lost", "gained", "failed")
@@ -149,7 +149,7 @@ def _sentences(caught: list[warnings.WarningMessage]) -> list[str]:
 
 def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
     """Print some tables, or all."""
-    from vlaprune_bench.report import render
+    from vlaprune_bench.report.table import latex, markdown, terminal, to_csv
 
     known = [table.name for table in tables]
     for name in only:
@@ -158,14 +158,14 @@ def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
     chosen = [table for table in tables if table.name in only or not only]
     if form == "terminal":
         width = shutil.get_terminal_size().columns
-        print("\n".join(render.terminal(table, width) for table in chosen))
+        print("\n".join(terminal(table, width) for table in chosen))
     elif form == "csv":
         for table in chosen:
             if len(chosen) > 1:
                 print(f"# {table.name}: {table.title}")
-            print(render.to_csv(table), end="\n" if len(chosen) > 1 else "")
+            print(to_csv(table), end="\n" if len(chosen) > 1 else "")
     else:
-        write = render.markdown if form == "markdown" else render.latex
+        write = markdown if form == "markdown" else latex
         print("\n".join(write(table) for table in chosen))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vlaprune_bench.types import OPENVLA_PROTOCOL, Protocol, UserError
+from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol, UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import Policy
@@ -22,7 +22,7 @@ def load_policy(
     device: str = "auto",
     dtype: str = "auto",
     attention: str = "sdpa",
-    protocol: Protocol = OPENVLA_PROTOCOL,
+    protocol: EvalProtocol = OPENVLA_PROTOCOL,
     count_every: int = 0,
     policy: str = "auto",
 ) -> Policy:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vlaprune_bench.measure.latency import StageTimer
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
-from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.policies.prismatic.prefill import Prefill
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.types import CallMeasures, TokenLayout
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from vlaprune_bench.measure.latency import StageTimer
+from vlaprune_bench.policies.call_data import Prediction
 from vlaprune_bench.policies.checkpoint import Checkpoint
-from vlaprune_bench.policies.forward import Prediction
-from vlaprune_bench.policies.prismatic.batch import Work
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.heads import ActionTokens
-from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.policies.prismatic.prefill import Prefill
+from vlaprune_bench.policies.prismatic.requests import Work
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.policies.vla import PrismaticVLA
 from vlaprune_bench.pruning.base import Pruner
 from vlaprune_bench.types import TokenLayout

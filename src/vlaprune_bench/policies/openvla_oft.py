@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from vlaprune_bench.measure.latency import StageTimer
+from vlaprune_bench.policies.call_data import Prediction
 from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
-from vlaprune_bench.policies.forward import Prediction
 from vlaprune_bench.policies.normalize import EPSILON, Bounds, robot_state
-from vlaprune_bench.policies.prismatic.batch import Work
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.heads import ActionTokens, L1Head, ProprioProjector
-from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.policies.prismatic.prefill import Prefill
+from vlaprune_bench.policies.prismatic.requests import Work
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.policies.vla import PrismaticVLA
 from vlaprune_bench.pruning.base import Pruner
 from vlaprune_bench.types import Observation, TokenLayout

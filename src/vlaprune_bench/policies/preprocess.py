@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlaprune_bench.types import Protocol
+from vlaprune_bench.types import EvalProtocol
 
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 def prepare_frames(
-    frames: np.ndarray, protocol: Protocol, size: int, device: torch.device
+    frames: np.ndarray, protocol: EvalProtocol, size: int, device: torch.device
 ) -> Tensor:
     """Frames as the model's image processor receives them.
 

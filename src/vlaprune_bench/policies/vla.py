@@ -15,6 +15,7 @@ from torch import Tensor
 from vlaprune_bench.measure.flops import count_flops
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies.base import Memory, PolicyCall, PolicyInfo
+from vlaprune_bench.policies.call_data import Acted, Forward, Inputs, Prediction
 from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
 from vlaprune_bench.policies.device import (
     check_attention,
@@ -22,17 +23,16 @@ from vlaprune_bench.policies.device import (
     choose_dtype,
     describe,
 )
-from vlaprune_bench.policies.forward import Acted, Forward, Inputs, Prediction
 from vlaprune_bench.policies.measures import call_measures
 from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
-from vlaprune_bench.policies.prismatic.batch import Patches, Work, alone, compute, together
-from vlaprune_bench.policies.prismatic.decoder import CallDecoder
 from vlaprune_bench.policies.prismatic.graphs import Graphs
 from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
-from vlaprune_bench.policies.prismatic.run import Prefill
+from vlaprune_bench.policies.prismatic.prefill import Prefill
+from vlaprune_bench.policies.prismatic.requests import Patches, Work, alone, compute, together
+from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
-from vlaprune_bench.types import ActionChunk, Observation, Protocol, TokenLayout
+from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
 SUFFIX_TOKEN = 29871
@@ -60,7 +60,7 @@ class PrismaticVLA(ABC):
         device: str,
         dtype: str,
         attention: str,
-        protocol: Protocol,
+        protocol: EvalProtocol,
         count_every: int,
         logits: bool,
     ) -> None:

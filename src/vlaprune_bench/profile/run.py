@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vlaprune_bench.config import digest, method_options
+from vlaprune_bench.measure.inputs import INSTRUCTION, observation, poses
+from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.profile.config import ProfileConfig
-from vlaprune_bench.profile.inputs import INSTRUCTION, observation, poses
 from vlaprune_bench.profile.rows import ProfileRow
 from vlaprune_bench.pruning import Pruner
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.rollout.provenance import git_revision, versions
 from vlaprune_bench.types import CallMeasures, UserError
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ def load(config: ProfileConfig) -> PrismaticVLA:
     from vlaprune_bench.policies.checkpoint import Checkpoint
 
     if config.shape is not None:
-        from vlaprune_bench.policies import shapes
+        from vlaprune_bench.policies import random_checkpoint
 
-        checkpoint: Checkpoint = shapes.SHAPES[config.shape]
+        checkpoint: Checkpoint = random_checkpoint.SHAPES[config.shape]
     else:
         checkpoint = Checkpoint.find(config.checkpoint or "tiny")
     if not checkpoint.statistics:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from vlaprune_bench.report.beside import side_by_side
 from vlaprune_bench.report.caveats import caveats
 from vlaprune_bench.report.cells import Results, read
 from vlaprune_bench.report.compare import (
@@ -17,8 +16,9 @@ from vlaprune_bench.report.compare import (
     trials_table,
 )
 from vlaprune_bench.report.overview import Overview
-from vlaprune_bench.report.render import Table
+from vlaprune_bench.report.published_match import side_by_side
 from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
+from vlaprune_bench.report.table import Table
 
 MARGIN = 0.05
 """Default margin of non-inferiority, fraction."""

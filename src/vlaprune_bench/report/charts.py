@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from vlaprune_bench.measure.stats import Rate
 from vlaprune_bench.report.build import Report
 from vlaprune_bench.report.calls import LATENCIES, STAGES, read_calls
 from vlaprune_bench.report.cells import TITLES, Cell
-from vlaprune_bench.report.stats import Rate
 from vlaprune_bench.report.sweeps import Axis, value_of
 
 if TYPE_CHECKING:

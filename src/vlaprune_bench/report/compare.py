@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
-from vlaprune_bench.report.overview import identity, identity_columns
-from vlaprune_bench.report.render import Column, Table
-from vlaprune_bench.report.stats import (
+from vlaprune_bench.measure.stats import (
     anytime_p,
     holm,
     mcnemar,
@@ -19,6 +16,9 @@ from vlaprune_bench.report.stats import (
     rate,
     trials_to_see,
 )
+from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.overview import identity, identity_columns
+from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlaprune_bench.report.build import Report
 from vlaprune_bench.report.caveats import versions
-from vlaprune_bench.report.render import markdown
+from vlaprune_bench.report.table import markdown
 from vlaprune_bench.types import EpisodeRow, UserError
 
 

@@ -94,7 +94,7 @@ def pair_videos(
     Raises:
         UserError: no such episode has both videos, or a video cannot be read.
     """
-    from vlaprune_bench.report.video import side_by_side
+    from vlaprune_bench.video import side_by_side
 
     there = find_videos(report.results.folder)
     pairs = wanted.of(report.results.shared(left, right, "_right"))

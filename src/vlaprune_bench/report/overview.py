@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vlaprune_bench.measure.stats import average, rate
 from vlaprune_bench.report.calls import LATENCIES, measured_calls
 from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
-from vlaprune_bench.report.render import Column, Table
-from vlaprune_bench.report.stats import average, rate
+from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd

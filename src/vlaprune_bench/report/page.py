@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlaprune_bench.measure.stats import Rate
 from vlaprune_bench.report.build import Report
 from vlaprune_bench.report.caveats import versions
 from vlaprune_bench.report.cells import TITLES, Results
@@ -20,8 +21,7 @@ from vlaprune_bench.report.charts import Chart, charts, full_label
 from vlaprune_bench.report.gallery import links, partners
 from vlaprune_bench.report.interactive import plotly
 from vlaprune_bench.report.published import published_tables
-from vlaprune_bench.report.render import Column, show
-from vlaprune_bench.report.stats import Rate
+from vlaprune_bench.report.table import Column, show
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from vlaprune_bench.report.render import Column, Table
-from vlaprune_bench.report.stats import Rate, combine, rate
+from vlaprune_bench.measure.stats import Rate, combine, rate
+from vlaprune_bench.report.table import Column, Table
 
 TRIALS = 500
 """Trials a suite has in LIBERO's protocol: 10 tasks of 50 init states."""

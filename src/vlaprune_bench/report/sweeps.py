@@ -16,7 +16,7 @@ import numpy as np
 from vlaprune_bench.report.calls import read_calls
 from vlaprune_bench.report.cells import Cell, Results, differing, short_names, sortable
 from vlaprune_bench.report.overview import Overview
-from vlaprune_bench.report.render import Column, Table
+from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from vlaprune_bench.config import EvalConfig, labels
-from vlaprune_bench.report.stats import wilson
-from vlaprune_bench.report.tables import summarise, summary_table
+from vlaprune_bench.measure.stats import wilson
+from vlaprune_bench.report.summary import summarise, summary_table
 from vlaprune_bench.store import Store, load_results
 from vlaprune_bench.types import EpisodeRow, Status
 

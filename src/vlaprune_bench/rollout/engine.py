@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
+from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.pruning.gated import has_gate
 from vlaprune_bench.rollout.identity import Facts, identity, specs
 from vlaprune_bench.rollout.messages import Film, Opened, Order
-from vlaprune_bench.rollout.provenance import git_revision, versions
 from vlaprune_bench.store import Store
 from vlaprune_bench.types import PROTOCOLS, CallMeasures, EpisodeSpec
 
 if TYPE_CHECKING:
-    from vlaprune_bench.rollout.launch import SwappablePolicy
+    from vlaprune_bench.rollout.launcher import SwappablePolicy
     from vlaprune_bench.sim.assets import AssetSet
 
 

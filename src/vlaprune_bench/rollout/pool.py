@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import wait as wait_for
-from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from vlaprune_bench.measure.machine import available_mib, usable_cores
 from vlaprune_bench.rollout.messages import Message, Order, WorkerDied
 from vlaprune_bench.types import ActionChunk
 
@@ -155,35 +155,3 @@ def count_workers(asked: int | Literal["auto"]) -> tuple[int, str | None]:
         f"--workers auto: {number} ({cores} cores, {mib / 1024:.1f} GiB of memory available, "
         f"{WORKER_MIB / 1024:g} GiB a worker)"
     )
-
-
-def usable_cores() -> int:
-    """Cores this process may use: its affinity, and the quota of its control group."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = _control_group("cpu.max").split()
-    if len(quota) == 2 and quota[0] != "max":
-        cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
-    return cores
-
-
-def available_mib() -> float:
-    """Memory that can still be taken: of the machine, and of the control group, MiB."""
-    meminfo = Path("/proc/meminfo")
-    if meminfo.is_file():  # what the kernel would give, file caches included
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        mib = int(lines["MemAvailable"].split()[0]) / 2**10
-    else:
-        mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
-    limit, used = _control_group("memory.max").strip(), _control_group("memory.current").strip()
-    if limit.isdecimal() and used.isdecimal():
-        stat = dict(line.split() for line in _control_group("memory.stat").splitlines())
-        free = int(limit) - int(used) + int(stat.get("inactive_file", 0))  # caches give way
-        mib = min(mib, free / 2**20)
-    return mib
-
-
-def _control_group(name: str) -> str:
-    """A file of this container's control group (version 2), or "" where there is none."""
-    path = Path("/sys/fs/cgroup") / name
-    return path.read_text() if path.is_file() else ""

@@ -1,7 +1,7 @@
 """What runs on the nodes of a Ray cluster: a policy with its method, and simulators beside it.
 
 A `Host` holds the policy of one GPU and serves the simulators of its node, as one machine's process
-does (`rollout.serve`); only the transport is Ray's. Imported where Ray is in use, and only there.
+does (`rollout.server`); only the transport is Ray's. Imported where Ray is in use, and only there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vlaprune_bench.config import from_dict
 from vlaprune_bench.pruning import load_plugin
-from vlaprune_bench.rollout import launch
+from vlaprune_bench.rollout import launcher
 from vlaprune_bench.rollout.messages import (
     Call,
     Message,
@@ -34,8 +34,8 @@ from vlaprune_bench.rollout.messages import (
 )
 from vlaprune_bench.rollout.pool import Worker
 from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scenes import StoredScenes
-from vlaprune_bench.rollout.serve import Schedule, Server
+from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.server import Schedule, Server
 from vlaprune_bench.rollout.worker import Player
 from vlaprune_bench.store import Store
 from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, EpisodeSpec, UserError
@@ -96,7 +96,7 @@ class Host:
         configs = [from_dict(data, "the sweep") for data in cells]
         try:
             # the driver alone writes: nothing here has a results folder
-            self._engines, _ = launch.Local().load(configs, cast(Store, None))
+            self._engines, _ = launcher.Local().load(configs, cast(Store, None))
         except UserError as error:
             return Refused(str(error))
         first = configs[0]

@@ -19,9 +19,9 @@ from vlaprune_bench.rollout.display import Display
 from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts, episode_ids, facts_note, known_facts
 from vlaprune_bench.rollout.interrupt import INTERRUPTED, Interrupt
-from vlaprune_bench.rollout.launch import Launcher, Local
+from vlaprune_bench.rollout.launcher import Launcher, Local
 from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scenes import StoredScenes
+from vlaprune_bench.rollout.scene_guard import StoredScenes
 from vlaprune_bench.store import Store, read_episodes
 from vlaprune_bench.tracking import Tracker
 from vlaprune_bench.types import EpisodeRow, Status

@@ -156,7 +156,7 @@ def film(how: Film | None, spec: EpisodeSpec, progress: Progress) -> Iterator[Wa
     if how is None:
         yield None
         return
-    from vlaprune_bench.report.video import episode_video
+    from vlaprune_bench.video import episode_video
 
     with episode_video(
         how.path,

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
-from vlaprune_bench.sim.assets.damage import blaming
+from vlaprune_bench.sim.damage import blaming
 from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.package import import_libero, quiet
 from vlaprune_bench.sim.scenes import (
@@ -29,7 +29,7 @@ from vlaprune_bench.sim.scenes import (
     seeded_state,
 )
 from vlaprune_bench.sim.tasks import TaskInfo
-from vlaprune_bench.types import CAMERAS, Protocol
+from vlaprune_bench.types import CAMERAS, EvalProtocol
 
 T = TypeVar("T")
 
@@ -47,7 +47,9 @@ class SeededEnvironment:
         open: False once closed.
     """
 
-    def __init__(self, info: TaskInfo, assets: AssetSet, protocol: Protocol, lazy: bool) -> None:
+    def __init__(
+        self, info: TaskInfo, assets: AssetSet, protocol: EvalProtocol, lazy: bool
+    ) -> None:
         """Make the environment and seed it, as the reference does once per task.
 
         Args:

@@ -26,8 +26,8 @@ from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, 
 from vlaprune_bench.sim.tasks import get_task, load_init_states
 from vlaprune_bench.types import (
     OPENVLA_PROTOCOL,
+    EvalProtocol,
     Observation,
-    Protocol,
     SceneProtocol,
     SimPath,
     UserError,
@@ -72,7 +72,7 @@ class LiberoTask:
         suite: str,
         task: int,
         assets: AssetSet,
-        protocol: Protocol = OPENVLA_PROTOCOL,
+        protocol: EvalProtocol = OPENVLA_PROTOCOL,
         *,
         sim: SimPath = "fast",
         scenes: SceneProtocol = "reference",

@@ -22,6 +22,10 @@ from vlaprune_bench.sim.gl import choose_gl, gl_environment
 from vlaprune_bench.sim.memory import cache_no_assets
 from vlaprune_bench.types import UserError
 
+LIBERO = "hf-libero==0.1.4"
+"""The one dependency that pip must install with --no-deps: what it declares pulls in packages that
+break a CPU build of torch."""
+
 
 def cache_root() -> Path:
     """Our cache folder: `VLAPRUNE_CACHE`, else below `XDG_CACHE_HOME`, else below ~/.cache.
@@ -47,7 +51,7 @@ def package_folder() -> Path:
         if (folder / "benchmark" / "libero_suite_task_map.py").is_file():
             return folder
     raise UserError(
-        "The package `libero` is not installed: run `pip install --no-deps hf-libero==0.1.4` "
+        f"The package `libero` is not installed: run `pip install --no-deps {LIBERO}` "
         "(without --no-deps it would pull in packages that break a CPU build of torch)."
     )
 

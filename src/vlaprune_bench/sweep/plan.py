@@ -227,7 +227,7 @@ def _table(plan: Plan, success: bool = False) -> Any:
 
 
 def _rate(successes: int, trials: int) -> str:
-    from vlaprune_bench.report.stats import wilson
+    from vlaprune_bench.measure.stats import wilson
 
     if not trials:
         return ""

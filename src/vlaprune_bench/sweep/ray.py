@@ -21,11 +21,11 @@ from typing import Any, cast
 from vlaprune_bench.config import EvalConfig, to_dict
 from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts
-from vlaprune_bench.rollout.launch import SwappablePolicy, resolve
+from vlaprune_bench.rollout.launcher import SwappablePolicy, resolve
 from vlaprune_bench.rollout.messages import Refused
 from vlaprune_bench.rollout.running import Job, Running
-from vlaprune_bench.rollout.scenes import StoredScenes
-from vlaprune_bench.rollout.serve import Done, Schedule
+from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.server import Done, Schedule
 from vlaprune_bench.store import Store
 from vlaprune_bench.types import Status, UserError
 

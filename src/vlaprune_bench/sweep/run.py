@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlaprune_bench.rollout.launch import Launcher
+from vlaprune_bench.rollout.launcher import Launcher
 from vlaprune_bench.rollout.runner import run_cells
 from vlaprune_bench.sweep.file import Sweep
 from vlaprune_bench.sweep.plan import one_folder

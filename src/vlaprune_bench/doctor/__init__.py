@@ -1,0 +1,1 @@
+"""What vlaprune-doctor looks at."""

@@ -1,0 +1,1 @@
+"""The lite assets: LIBERO's scenes and objects made from primitives, drawn and packed by code."""
