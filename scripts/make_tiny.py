@@ -27,9 +27,9 @@ from torch import Tensor
 
 from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, Checkpoint, on_meta
 from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
+from vlaprune_bench.policies.prismatic.inputs import PROMPT
 from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.vision import TOWERS
-from vlaprune_bench.policies.vla import PROMPT
 from vlaprune_bench.types import SUITES
 
 SEED = 20250711

@@ -13,7 +13,7 @@ from vlaprune_bench.types import ActionChunk, Observation, TokenLayout
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaprune_bench.policies.prismatic.cache import LayerCache
+    from vlaprune_bench.policies.transformer.cache import LayerCache
     from vlaprune_bench.pruning.base import Pruner
 
 
@@ -22,7 +22,7 @@ class PolicyInfo:
     """Facts about a loaded policy that rows and reports carry."""
 
     policy: str
-    """openvla or openvla-oft."""
+    """A name of `POLICIES`."""
     name: str
     """Checkpoint name, folder or hub id."""
     checkpoint_hash: str
@@ -42,6 +42,8 @@ class PolicyInfo:
     """Actions per call."""
     unnorm_key: str
     """Dataset whose statistics scale proprio and actions."""
+    options: str = "{}"
+    """Options of the policy's own, JSON."""
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Memory:
     prompt_T: Tensor
     """(T,) int64 prompt tokens, BOS and the trailing token included, on the model's device."""
     layout: TokenLayout
+    """Of the first call, and of every call where the prompt does not follow the state."""
     seed: int
     """Of the episode; the seed of a call follows from it and the call's index alone."""
     method: Pruner
@@ -81,8 +84,14 @@ class Policy(Protocol):
 
     info: PolicyInfo
 
-    def start(self, instruction: str, seed: int) -> Memory:
-        """Begin an episode."""
+    def start(self, instruction: str, seed: int, noise_seed: int | None = None) -> Memory:
+        """Begin an episode.
+
+        Args:
+            instruction: what the robot is told.
+            seed: of what a method draws.
+            noise_seed: of what the policy itself draws (flow matching); None: `seed`.
+        """
         ...
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:

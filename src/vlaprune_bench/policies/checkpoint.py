@@ -44,6 +44,8 @@ PATTERNS = (
     "model.safetensors.index.json",
     "action_head--*_checkpoint.pt",
     "proprio_projector--*_checkpoint.pt",
+    "policy_preprocessor*",
+    "policy_postprocessor*",
     "noisy_action_projector--*_checkpoint.pt",  # never loaded: tells the diffusion head
 )
 """The files a checkpoint is made of; anything else beside them is neither fetched nor hashed."""
@@ -168,7 +170,7 @@ class Checkpoint:
         for collect in (True, False):  # names and shapes of all files first, then the tensors
             for path in self._weight_files():
                 with (
-                    _reading(path, SafetensorError),
+                    reading(path, SafetensorError),
                     safe_open(path, "pt", device=str(device)) as file,
                 ):
                     for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -199,7 +201,7 @@ class Checkpoint:
                 f"checkpoint {self.source}: one {stem}--*_checkpoint.pt is needed; found {names}."
             )
         # what torch.load raises depends on where the file was cut
-        with _reading(paths[0], pickle.UnpicklingError, RuntimeError, OSError, EOFError):
+        with reading(paths[0], pickle.UnpicklingError, RuntimeError, OSError, EOFError):
             stored = torch.load(paths[0], map_location=device, weights_only=True)
         if not isinstance(stored, dict):
             raise UserError(f"{paths[0]} holds a {type(stored).__name__}; it must be a state dict.")
@@ -277,15 +279,15 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 @contextmanager
-def _reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
+def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Turn what a reader raises on a damaged file into a UserError that names the file."""
     try:
         yield
     except errors as error:
-        raise UserError(f"{path} is damaged or truncated ({_first_line(error)}).") from error
+        raise UserError(f"{path} is damaged or truncated ({first_line(error)}).") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
@@ -308,6 +310,6 @@ def _fetch(source: str) -> Path:
     except (OSError, HfHubHTTPError) as error:
         raise UserError(
             f"--checkpoint is {source}; it is no folder here and could not be fetched from the "
-            f"Hugging Face hub ({_first_line(error)}). Without a network, download the repository "
+            f"Hugging Face hub ({first_line(error)}). Without a network, download the repository "
             "elsewhere and give its folder."
         ) from error

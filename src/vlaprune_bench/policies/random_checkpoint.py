@@ -120,11 +120,10 @@ class RandomCheckpoint(Checkpoint):
 
 
 OFT_PARTS = ("action_head", "proprio_projector")
-SHAPES = {
-    "openvla-7b": RandomCheckpoint("openvla-7b", Path()),
-    "openvla-oft-7b": RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS),
-}
-"""OpenVLA (arXiv 2406.09246), and OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
+OPENVLA_7B = RandomCheckpoint("openvla-7b", Path())
+"""OpenVLA (arXiv 2406.09246)."""
+OPENVLA_OFT_7B = RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS)
+"""OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
 
 
 def _draw(module: M, device: torch.device, dtype: torch.dtype) -> M:

@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlaprune_bench.config import nearest
+from vlaprune_bench.policies import SHAPES
 from vlaprune_bench.pruning import BudgetPruner, Pruner, method_class
 from vlaprune_bench.pruning.gated import Gated
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.types import UserError
-
-SHAPES = ("openvla-7b", "openvla-oft-7b")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ def prefill_attention(context: PruneContext, criterion: Criterion) -> Tensor:
         context: of a decision before a layer from 1.
         criterion: `last`: of the prefill's last row, the only one that sees everything where
             attention is causal; where every row does, there is none to single out, and this is
-            `prefill`. `prefill`: mean over the rows of the prefill, placeholders and stop left out.
+            `prefill`. `prefill`: mean over the rows of the prefill; placeholders, stop and masked
+            tokens left out.
 
     Returns:
         (V,) float32, mean over heads.
@@ -32,11 +33,12 @@ def prefill_attention(context: PruneContext, criterion: Criterion) -> Tensor:
         # filled on the device: a copy from the host would wait for it
         rows = torch.full((1,), layout.length - 1, device=device)
     else:
-        rows = torch.arange(layout.actions.start, device=device)
+        every = torch.arange(layout.length, device=device)
+        visual = every[layout.visual]
         if context.alive is not None:
-            first, beyond = layout.visual.start, layout.visual.stop
-            patches = first + context.alive.to(device)
-            rows = torch.cat([rows[:first], patches, rows[beyond:]])
+            visual = layout.visual.start + context.alive.to(device)
+        parts = [visual if part == layout.visual else every[part] for part in layout.said]
+        rows = torch.cat(parts)
     return context.decoder.attention(context.layer - 1, rows).mean(0)
 
 
