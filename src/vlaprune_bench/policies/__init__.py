@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol, UserError
+from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, EvalProtocol, UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import Policy
@@ -28,6 +28,9 @@ POLICIES = {
 SHAPES = {
     "openvla-7b": f"{HERE}.random_checkpoint:OPENVLA_7B",
     "openvla-oft-7b": f"{HERE}.random_checkpoint:OPENVLA_OFT_7B",
+    "pi0": f"{HERE}.flow.shapes:PI0",
+    "pi05": f"{HERE}.flow.shapes:PI05",
+    "smolvla": f"{HERE}.flow.shapes:SMOLVLA",
 }
 """Real architectures with random weights, by name: where each stands."""
 
@@ -88,6 +91,11 @@ def load_policy(
         count_every=count_every,
         **cls.read_options(options),
     )
+
+
+def protocol_of(checkpoint: Checkpoint) -> EvalProtocol:
+    """The protocol that a checkpoint was published with: LeRobot's own, or OpenVLA's."""
+    return LEROBOT_PROTOCOL if "type" in checkpoint.config else OPENVLA_PROTOCOL
 
 
 def named_object(path: str) -> Any:

@@ -34,7 +34,10 @@ M = TypeVar("M", bound=nn.Module)
 TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
 TRAINED = {f"libero_{name}": f"tiny-{name}" for name in ("spatial", "object", "goal")}
 """What `tiny` is: one checkpoint a suite, as the published OpenVLA-OFT ones are."""
-EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {name: name for name in TRAINED.values()}
+TINY_FLOW = {kind: f"tiny-{kind}-untrained" for kind in ("pi0", "pi05", "smolvla")}
+EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {
+    name: name for name in (*TRAINED.values(), *TINY_FLOW.values())
+}
 """Checkpoints that come with the package, by the names users give them; and `tiny`."""
 PATTERNS = (
     "config.json",
@@ -44,6 +47,8 @@ PATTERNS = (
     "model.safetensors.index.json",
     "action_head--*_checkpoint.pt",
     "proprio_projector--*_checkpoint.pt",
+    "architecture.json",
+    "tokenizer_config.json",
     "policy_preprocessor*",
     "policy_postprocessor*",
     "noisy_action_projector--*_checkpoint.pt",  # never loaded: tells the diffusion head

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -101,14 +102,8 @@ class RandomCheckpoint(Checkpoint):
             UserError: the device has no room for them.
         """
         wanted = sum(t.numel() for t in module.state_dict().values()) * dtype.itemsize
-        free = _free_bytes(device)
-        if wanted > free:
-            name = str(dtype).removeprefix("torch.")
-            raise UserError(
-                f"--shape is {self.source}; its weights take {wanted / 1e9:.1f} GB in {name} and "
-                f"{device} has {free / 1e9:.1f} GB free: choose another --device or --dtype."
-            )
-        return _draw(module, device, dtype)
+        check_room(self.source, wanted, device)
+        return draw(module, device, lambda _: dtype)
 
     def has_part(self, stem: str) -> bool:
         """Whether the shape has that part."""
@@ -116,7 +111,7 @@ class RandomCheckpoint(Checkpoint):
 
     def load_part(self, module: M, stem: str, device: torch.device, dtype: torch.dtype) -> M:
         """Draw the weights of `module` (on the meta device)."""
-        return _draw(module, device, dtype)
+        return draw(module, device, lambda _: dtype)
 
 
 OFT_PARTS = ("action_head", "proprio_projector")
@@ -126,12 +121,28 @@ OPENVLA_OFT_7B = RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS)
 """OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
 
 
-def _draw(module: M, device: torch.device, dtype: torch.dtype) -> M:
-    """Give a module on the meta device random weights that keep activations near 1."""
+def check_room(shape: str, wanted: int, device: torch.device) -> None:
+    """Raise UserError where a shape's weights, so many bytes, do not fit the device."""
+    free = _free_bytes(device)
+    if wanted > free:
+        raise UserError(
+            f"--shape is {shape}; its weights take {wanted / 1e9:.1f} GB and {device} has "
+            f"{free / 1e9:.1f} GB free: choose another --device or --dtype."
+        )
+
+
+def draw(module: M, device: torch.device, dtype_of: Callable[[str], torch.dtype]) -> M:
+    """Give a module on the meta device random weights that keep activations near 1.
+
+    Args:
+        module: the module.
+        device: where the weights are drawn.
+        dtype_of: precision of a parameter, by its name.
+    """
     generator = _generator(device)
     state = {}
     for name, meta in module.state_dict().items():
-        values = torch.empty(meta.shape, dtype=dtype, device=device)
+        values = torch.empty(meta.shape, dtype=dtype_of(name), device=device)
         scale, shift = _spread(name, meta)
         # in place, in the target precision: no second copy of a large tensor
         state[name] = values.normal_(shift, scale, generator=generator)
@@ -144,7 +155,7 @@ def _spread(name: str, tensor: Tensor) -> tuple[float, float]:
         return 0.02, 0.0
     if tensor.dim() == 1:  # norms and layer scales
         return 0.1, 1.0
-    if name.endswith(("_token", "pos_embed", "embed_tokens.weight")):
+    if name.endswith(("_token", "pos_embed", "embed_tokens.weight", "embedding.weight")):
         return 1.0, 0.0
     return 1 / math.sqrt(math.prod(tensor.shape[1:])), 0.0
 

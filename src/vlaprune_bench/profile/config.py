@@ -35,6 +35,8 @@ class ProfileConfig:
     history prunes, are among them."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    policy_options: tuple[str, ...] = ()
+    """Options of the policy's own, each key=value (pi0, pi05, smolvla: see docs/policies.md)."""
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
     dtype: str = "auto"

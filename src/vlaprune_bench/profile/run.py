@@ -18,7 +18,7 @@ from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.profile.rows import ProfileRow
 from vlaprune_bench.pruning import Pruner
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.types import CallMeasures, UserError
+from vlaprune_bench.types import SUITES, CallMeasures, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,7 @@ def load(config: ProfileConfig) -> VLA:
 
     Normalisation moves no cost: the first statistics of a checkpoint will do.
     """
-    from vlaprune_bench.policies import load_policy
+    from vlaprune_bench.policies import load_policy, protocol_of
     from vlaprune_bench.policies.checkpoint import Checkpoint
 
     if config.shape is not None:
@@ -121,19 +121,16 @@ def load(config: ProfileConfig) -> VLA:
         checkpoint: Checkpoint = named_object(SHAPES[config.shape])
     else:
         checkpoint = Checkpoint.find(config.checkpoint or "tiny")
-    if not checkpoint.statistics:
-        raise UserError(
-            f"--checkpoint is {checkpoint.source}; it has no dataset_statistics.json and no "
-            "norm_stats in config.json."
-        )
     policy: Any = load_policy(
         checkpoint,
         NoPruning(),
-        suite=next(iter(checkpoint.statistics)),
+        suite=next(iter(checkpoint.statistics), SUITES[0]),
         device=config.device,
         dtype=config.dtype,
         attention=config.attention,
         policy=config.policy,
+        protocol=protocol_of(checkpoint),
+        options=config.policy_options,
     )
     if config.cuda_graphs:
         if policy.device.type != "cuda":

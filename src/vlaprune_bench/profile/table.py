@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vlaprune_bench.measure.latency import STAGES as CALL_STAGES
 from vlaprune_bench.profile.rows import ProfileRow
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-STAGES = ("total", "preprocess", "vision", "scoring", "prefill", "decode", "head")
+STAGES = ("total", *CALL_STAGES)
 
 
 def gain_table(rows: list[ProfileRow]) -> Table:
