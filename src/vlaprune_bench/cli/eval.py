@@ -36,18 +36,19 @@ def parse(argv: list[str]) -> EvalConfig:
     if plugin is not None:
         load_plugin(Path(plugin))
     default = load(Path(config)) if config is not None else EvalConfig()
-    if method is not None and method != default.pruner.name:
-        default = replace(default, pruner=method_class(method)())
-    pruner, inner = _choose_inner(default.pruner, argv)
+    pruner = default.what.pruner
+    if method is not None and method != pruner.name:
+        pruner = method_class(method)()
+    pruner, inner = _choose_inner(pruner, argv)
     _refuse_doubles(pruner)
-    default = replace(default, pruner=pruner)
+    default = default.but(pruner=pruner)
 
     command_line = make_dataclass(
         "CommandLine",
         [
             ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
             ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
-            ("method", *_flag(str, f"One of: {', '.join(methods())}.", default.pruner.name)),
+            ("method", *_flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
             *inner,
             ("run", EvalConfig, field(default=default)),
         ],
@@ -137,19 +138,22 @@ def _explain(unknown: str, config: EvalConfig) -> str:
     owners = [name for name, cls in methods().items() if flag in _options(cls)]
     if owners:
         return (
-            f"{flag} is an option of {', '.join(owners)}; the method is {config.pruner.name}, "
+            f"{flag} is an option of {', '.join(owners)}; the method is {config.what.pruner.name}, "
             "which does not read it."
         )
     known = ["--config", "--plugin", "--method", *_options(EvalConfig)]
-    known += _options(config.pruner, deep=True)
+    known += _options(config.what.pruner, deep=True)
     return f"unknown option {unknown}{nearest(flag, known)}."
 
 
 def run(argv: list[str]) -> None:
     config = parse(argv)
-    from vlaprune_bench.rollout.engine import evaluate
+    from vlaprune_bench.report.summary import show_summary
+    from vlaprune_bench.rollout.runner import run_cells
 
-    raise SystemExit(evaluate(config, command_line=["vlaprune-eval", *argv]))
+    outcome = run_cells([config], ["vlaprune-eval", *argv])
+    show_summary(config.storage.output)
+    raise SystemExit(outcome.code)
 
 
 main = command(run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol, UserError
 
 if TYPE_CHECKING:
-    from vlaprune_bench.policies.base import Policy
+    from vlaprune_bench.policies.base import SwappablePolicy
     from vlaprune_bench.policies.checkpoint import Checkpoint
     from vlaprune_bench.policies.openvla import OpenVLA
     from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
@@ -25,7 +25,7 @@ def load_policy(
     protocol: EvalProtocol = OPENVLA_PROTOCOL,
     count_every: int = 0,
     policy: str = "auto",
-) -> Policy:
+) -> SwappablePolicy:
     """Load a checkpoint with a pruning method.
 
     Args:

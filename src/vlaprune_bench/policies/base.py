@@ -81,8 +81,14 @@ class Policy(Protocol):
 
     info: PolicyInfo
 
-    def start(self, instruction: str, seed: int) -> Memory:
-        """Begin an episode."""
+    def start(self, instruction: str, seed: int, pruner: Pruner | None = None) -> Memory:
+        """Begin an episode.
+
+        Args:
+            instruction: what the robot is to do.
+            seed: of the episode's random draws.
+            pruner: its method; None: the one the policy was loaded with.
+        """
         ...
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
@@ -118,5 +124,17 @@ class Policy(Protocol):
         Raises:
             ValueError: two calls are of one episode.
             Exception: whatever a computation for several calls raises, such as a full GPU.
+        """
+        ...
+
+
+class SwappablePolicy(Policy, Protocol):
+    """A policy whose episodes may have different methods."""
+
+    def fit(self, pruner: Pruner) -> Pruner:
+        """A method as this model runs it.
+
+        Raises:
+            UserError: it does not fit the model.
         """
         ...

@@ -105,7 +105,7 @@ class PrismaticVLA(ABC):
 
     @property
     def pruner(self) -> Pruner:
-        """The method that the next episodes start with, fitted to this model.
+        """The method of episodes that name none, fitted to this model.
 
         Raises:
             UserError: on assignment, of one that does not fit.
@@ -114,9 +114,13 @@ class PrismaticVLA(ABC):
 
     @pruner.setter
     def pruner(self, pruner: Pruner) -> None:
+        self._pruner = self.fit(pruner)
+
+    def fit(self, pruner: Pruner) -> Pruner:
+        """A method as this model runs it; see `SwappablePolicy`."""
         n_layers = self.prismatic.language_model.n_layers
         pruner.check(n_layers)
-        self._pruner = pruner.fit(n_layers)
+        return pruner.fit(n_layers)
 
     @property
     def action_dim(self) -> int:
@@ -144,22 +148,27 @@ class PrismaticVLA(ABC):
         """MAC of what makes the sequence, beside vision towers and projector."""
         return 0
 
-    def start(self, instruction: str, seed: int) -> Memory:
+    def start(self, instruction: str, seed: int, pruner: Pruner | None = None) -> Memory:
         """Begin an episode: tokenise the instruction and give the method fresh memory.
+
+        Arguments: see `Policy.start`.
 
         Raises:
             UserError: the checkpoint has no tokenizer.json.
         """
         prompt = PROMPT.format(instruction.lower())
-        return self.start_with_tokens(self.checkpoint.tokenizer.encode(prompt).ids, seed)
+        return self.start_with_tokens(self.checkpoint.tokenizer.encode(prompt).ids, seed, pruner)
 
-    def start_with_tokens(self, prompt: list[int], seed: int) -> Memory:
+    def start_with_tokens(
+        self, prompt: list[int], seed: int, pruner: Pruner | None = None
+    ) -> Memory:
         """Begin an episode whose prompt is tokenised already (BOS first)."""
         suffix = self.checkpoint.config.get("prompt_suffix_token_id", SUFFIX_TOKEN)
         if prompt[-1] != suffix:
             prompt = [*prompt, suffix]
         ids_T = torch.tensor(prompt, device=self.device)
-        layout, method = self._layout(len(prompt)), self.pruner
+        layout = self._layout(len(prompt))
+        method = self.pruner if pruner is None else self.fit(pruner)
         return Memory(ids_T, layout, seed, method, method.start())
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:

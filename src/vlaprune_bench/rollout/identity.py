@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlaprune_bench.config import EvalConfig, canonical, digest, method_options
-from vlaprune_bench.types import EpisodeSpec
+from vlaprune_bench.config import (
+    OPTIONS,
+    EvalConfig,
+    canonical,
+    digest,
+    method_options,
+    to_dict,
+    without_pace,
+)
+from vlaprune_bench.types import DEFAULTS, IDENTITY, EpisodeRow, EpisodeSpec
 
 
 @dataclass(frozen=True)
@@ -26,24 +34,45 @@ class Facts:
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
     """The episodes a configuration asks for, task by task, trials in order."""
+    what = config.what
     return [
-        EpisodeSpec(config.suite, task, trial, config.seed, config.protocol, config.budget)
-        for task in config.tasks
-        for trial in range(config.trials)
+        EpisodeSpec(what.suite, task, trial, what.seed, what.protocol, what.budget)
+        for task in what.tasks
+        for trial in range(what.trials)
     ]
 
 
 def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, Any]:
-    """What an episode is, as plain data; its digest is the episode's id."""
-    return {
+    """What an episode is, as plain data; its digest is the episode's id.
+
+    It has the columns of `types.IDENTITY`, but those that joined later and have their default.
+    """
+    what = config.what
+    known = {
         **asdict(spec),
-        "scenes": config.scenes,
-        "execute_steps": config.executed,
-        "method": config.pruner.name,
-        "method_options": method_options(config.pruner),
+        "scenes": what.scenes,
+        "execute_steps": what.executed,
+        "method": what.pruner.name,
+        "method_options": method_options(what.pruner),
         **asdict(facts),
-        "attention": config.attention,
+        "attention": config.compute.attention,
     }
+    later = DEFAULTS[EpisodeRow]
+    return {k: known[k] for k in IDENTITY if k not in later or known[k] != later[k]}
+
+
+def what_runs(config: EvalConfig) -> str:
+    """Which episodes a configuration asks for, before anything is loaded: equal for two that would
+    run the same, whatever their options are called."""
+    bare = config.but(pruner=config.what.pruner.without_unread())
+    known = identity(bare, specs(bare)[0], Facts(*[""] * len(fields(Facts))))
+    return canonical([known, bare.what.tasks, bare.what.trials, settings(bare)])
+
+
+def draw_seed(spec: EpisodeSpec) -> int:
+    """Seed of an episode's random draws: a function of the episode alone, so that methods that
+    draw at random repeat."""
+    return int(digest(spec.named), 16)
 
 
 def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:
@@ -65,9 +94,9 @@ def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:
 
 
 def settings(config: EvalConfig) -> dict[str, Any]:
-    """The options that facts follow from, on one machine."""
-    names = ("checkpoint", "suite", "policy", "device", "dtype", "assets")
-    return {name: getattr(config, name) for name in names}
+    """The options of what is loaded, which facts follow from on one machine."""
+    options = without_pace(to_dict(config))
+    return {k: v for k, v in options.items() if not OPTIONS[k].metadata.get("cell")}
 
 
 def facts_note(config: EvalConfig, facts: Facts, checkpoint: Path) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from typing import Any
 from vlaprune_bench.config import EvalConfig, decode, from_dict, nearest, read_yaml
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.rollout.identity import what_runs
 from vlaprune_bench.types import UserError
 
 Override = dict[str, Any]
@@ -63,6 +64,11 @@ class Sweep:
     """What the reader of the plan must know, as dead axes."""
     asked: int
     """Cells the file asks for, before equal ones were merged; baselines not counted."""
+
+    @property
+    def folder(self) -> Path:
+        """The results folder of all cells."""
+        return self.cells[0].storage.output
 
 
 def load_sweep(path: Path, *, smoke: bool = False, overrides: Override | None = None) -> Sweep:
@@ -121,26 +127,31 @@ def expand(config: SweepConfig, name: str, source: str, overrides: Override) -> 
     dead: dict[str, str] = {}
     """Axis keys that a method does not have, with that method's name."""
     alive: set[str] = set()
-    made: dict[EvalConfig, EvalConfig] = {}
+    made: dict[str, EvalConfig] = {}
+    """Cells by what they run."""
     merged: dict[tuple[str, frozenset[str]], int] = {}
-    first: dict[EvalConfig, Override] = {}
+    first: dict[str, Override] = {}
+    folders: set[str] = set()
     for cell in asked:
         data, lacking = cell.build(config.base, overrides, source)
         dead |= dict.fromkeys(lacking, data["pruner"]["type"] if "pruner" in data else "none")
         alive |= cell.axes - set(lacking)
         built = from_dict(data, source)
-        key = replace(built, pruner=built.pruner.without_unread())
+        folders.add(str(built.storage.output))
+        key = what_runs(built)
         if config.baseline:
-            none = replace(built, pruner=NoPruning())
-            made.setdefault(none, none)
+            none = built.but(pruner=NoPruning())
+            made.setdefault(what_runs(none), none)
         if key in first:
             differ = frozenset(k for k in cell.axes if first[key].get(k) != cell.override.get(k))
-            group = (built.pruner.name, differ)
+            group = (built.what.pruner.name, differ)
             merged[group] = merged.get(group, 0) + 1
         first.setdefault(key, cell.override)
         made.setdefault(key, built)
     for axis in dead.keys() - alive:
         raise UserError(f"{source}: axis {axis} is an option of no method here, as {dead[axis]}.")
+    if len(folders) > 1:
+        raise UserError(f"output is {', '.join(sorted(folders))}; a sweep has one results folder.")
     return Sweep(name, list(made.values()), list(_dead(merged)), len(asked))
 
 
