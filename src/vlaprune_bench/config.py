@@ -240,32 +240,30 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def labels(configs: Sequence[EvalConfig], suite: bool = True) -> list[str]:
     """A short name for each: suite, method, keep, and the options in which those of one method
     differ. Options that differ only with the suite (a checkpoint for each) are left out."""
-    whats = [config.what for config in configs]
-    outer = [{**without_pace(to_dict(c)), "pruner": c.what.pruner.name} for c in configs]
-    inner = [flatten(method_options(what.pruner)) for what in whats]
-    by_suite: dict[str, list[dict[str, Any]]] = {}
-    by_method: dict[str, list[dict[str, Any]]] = {}
-    for what, one, options in zip(whats, outer, inner, strict=True):
-        by_suite.setdefault(what.suite, []).append(one)
-        by_method.setdefault(what.pruner.name, []).append(options)
-    varying = {k for group in by_suite.values() for k in _varying(group)} - {"pruner"}
-    own = {name: _varying(group) for name, group in by_method.items()}
+    outer = [(c.what.suite, without_pace(to_dict(c))) for c in configs]
+    inner = [(c.what.pruner.name, flatten(method_options(c.what.pruner))) for c in configs]
+    of_suite, of_method = _varying(outer), _varying(inner)
+    shown = set().union(*of_suite.values()) - {"pruner"}
     names = []
-    for what, one, options in zip(whats, outer, inner, strict=True):
-        keep = what.pruner.keep_ratio
-        parts = [what.suite if suite and len(by_suite) > 1 else "", what.pruner.name]
-        parts += ["" if keep is None else f"keep {keep:g}"]
-        shown = {k: one[k] for k in one if k in varying}
-        shown |= {k: options[k] for k in own[what.pruner.name] if k in options and k != "keep"}
-        parts += [f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items()]
-        names.append(" ".join(part for part in parts if part))
+    for config, (_, options), (method, own) in zip(configs, outer, inner, strict=True):
+        keep = config.what.pruner.keep_ratio
+        parts = [config.what.suite] if suite and len(of_suite) > 1 else []
+        parts += [method] if keep is None else [method, f"keep {keep:g}"]
+        parts += [f"{name} {value}" for name, value in options.items() if name in shown]
+        varying = of_method[method] - {"keep"}
+        parts += [f"{k.rpartition('.')[2]} {value}" for k, value in own.items() if k in varying]
+        names.append(" ".join(parts))
     return names
 
 
-def _varying(data: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys that are not the same in all of these."""
-    keys = dict.fromkeys(key for one in data for key in one)
-    return [key for key in keys if len({repr(one.get(key)) for one in data}) > 1]
+def _varying(of: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, set[str]]:
+    """For each name, the keys that are not the same in all its data."""
+    found: dict[str, set[str]] = {}
+    for name in dict(of):
+        data = [one for other, one in of if other == name]
+        keys = {key for one in data for key in one}
+        found[name] = {key for key in keys if len({repr(one.get(key)) for one in data}) > 1}
+    return found
 
 
 def dump(config: EvalConfig) -> str:

@@ -187,12 +187,12 @@ def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launche
     pytest.importorskip("libero")
     setup = Setup(EvalConfig.of(max_steps=16), LOADED)
     attempts, schedule = Counter(), Schedule([])
-    jobs = [Job(setup, specs(setup.config)[0])]
+    host.given["e"] = Job(setup, specs(setup.config)[0])
     for attempt in (1, 2):
-        assert list(launcher._lost(host, jobs, attempts, schedule)) == []
-        jobs = [schedule.take(None, [])]
-        assert f"(attempt {attempt})" in jobs[0].note
-    ((_, row, calls),) = launcher._lost(host, jobs, attempts, schedule)
+        assert list(launcher._lost(host, attempts, schedule)) == []
+        host.given["e"] = schedule.take(None, [])
+        assert f"(attempt {attempt})" in host.given["e"].note
+    ((_, row, calls),) = launcher._lost(host, attempts, schedule)
     assert not schedule
     assert (row.status, row.success, calls) == ("error", None, [])
     assert row.error == "its node was lost 3 times, the last one was node two (id)"

@@ -205,19 +205,21 @@ class Server:
     def _staff(self, schedule: Schedule) -> None:
         """Give every worker that is free an order, or send it home; start workers for the rest."""
         for slot in [slot for slot in self.slots if slot.ready and slot.record is None]:
-            if not schedule or slot.played >= self.recycle_after:
+            if schedule and slot.played < self.recycle_after:
+                self._give_order(slot, schedule)
+            else:
                 self._dismiss(slot)
-                continue
-            others = [s.task for s in self.slots if s is not slot and s.task is not None]
-            job = schedule.take(slot.task, others)
-            slot.task = job.spec.task
-            slot.record = EpisodeRecord(job, self.workers)
-            self._send(slot, self._order(job))
         starting = sum(not slot.ready for slot in self.slots)
-        while len(self.slots) < self.workers and starting < len(schedule):
+        for _ in range(min(self.workers - len(self.slots), len(schedule) - starting)):
             patience = max(self.timeout, START_S)
             self.slots.append(WorkerSlot(self.pool.start(), time.monotonic() + patience))
-            starting += 1
+
+    def _give_order(self, slot: WorkerSlot, schedule: Schedule) -> None:
+        others = [s.task for s in self.slots if s is not slot and s.task is not None]
+        job = schedule.take(slot.task, others)
+        slot.task = job.spec.task
+        slot.record = EpisodeRecord(job, self.workers)
+        self._send(slot, self._order(job))
 
     def _send(self, slot: WorkerSlot, message: Order | ActionChunk | None) -> None:
         slot.deadline = time.monotonic() + self.timeout
@@ -239,13 +241,16 @@ class Server:
                 yield from self._lost(slot, Status.ERROR, f"the simulator's process died: {end}")
             else:
                 yield from self._hear(slot, message)
+        for slot in self._silent():
+            why = f"no sign of life from the simulator for {self.timeout:g} s"
+            yield from self._lost(slot, Status.TIMEOUT, why)
+
+    def _silent(self) -> list[WorkerSlot]:
+        """Those whose silence has lasted too long."""
         overdue = [slot for slot in self.slots if slot.deadline < time.monotonic()]
         # this process may have been busy elsewhere, and not they
         spoken = self._speaking(overdue, 0.0) if overdue else []
-        for slot in overdue:
-            if slot not in spoken:
-                why = f"no sign of life from the simulator for {self.timeout:g} s"
-                yield from self._lost(slot, Status.TIMEOUT, why)
+        return [slot for slot in overdue if slot not in spoken]
 
     def _speaking(self, slots: Sequence[WorkerSlot], timeout: float | None) -> list[WorkerSlot]:
         found = self.pool.wait([slot.worker for slot in slots], timeout)

@@ -150,21 +150,19 @@ class RayLauncher:
         say: Callable[[str], None],
     ) -> Generator[Done]:
         """Run episodes on the hosts that were loaded; see `Server.run`."""
-        schedule = Schedule(jobs)
+        schedule, attempts, stopped = Schedule(jobs), Counter[str](), False
         if jobs:
             say(self._describe())
-        attempts: Counter[str] = Counter()
-        stopped = False
         while True:
             if stopping() and not stopped:
-                stopped = True
+                stopped, schedule = True, Schedule(())
                 for host in self._hosts:
                     host.actor.stop.remote()
-            hope = bool(schedule) and not stopped and self._recruit()
+            hope = bool(schedule) and self._recruit()
             for host in self._hosts:
-                self._hand_out(host, Schedule(()) if stopped else schedule)
+                self._hand_out(host, schedule)
             if not any(host.given for host in self._hosts):
-                if stopped or not schedule:
+                if not schedule:
                     return
                 if not hope:
                     raise UserError(
@@ -173,21 +171,21 @@ class RayLauncher:
                     )
             for host, reply in self._replies():
                 if isinstance(reply, RayError):
-                    lost = self._lose(host)
-                    say(
-                        f"{host.slot.name} was lost: its {len(lost)} episodes run again "
-                        f"({_brief(reply)})"
-                    )
-                    yield from self._lost(host, lost, attempts, schedule)
+                    say(f"{host.slot.name} was lost: {self._lose(host)} ({_brief(reply)})")
+                    yield from self._lost(host, attempts, Schedule(()) if stopped else schedule)
                 elif not host.loaded:
-                    try:
-                        self._accept(host, reply)
-                    except UserError as error:  # it joined later: the others go on
-                        self._losses[host.slot.node] = LOSSES
-                        self._drop(host)
-                        say(f"{error} It is left out.")
+                    self._welcome(host, reply, say)
                 else:
                     yield from self._take_in(host, reply, guard)
+
+    def _welcome(self, host: HostHandle, reply: Any, say: Callable[[str], None]) -> None:
+        """Take in a host that joined later; where it does not fit, the others go on."""
+        try:
+            self._accept(host, reply)
+        except UserError as error:
+            self._losses[host.slot.node] = LOSSES
+            self._drop(host)
+            say(f"{error} It is left out.")
 
     def _take_in(
         self, host: HostHandle, reply: list[Played | Refused | None], guard: SceneGuard
@@ -208,11 +206,9 @@ class RayLauncher:
                     row = replace(row, warnings=[*row.warnings, note])
                 yield host.given.pop(row.episode_id), row, calls
 
-    def _lost(
-        self, host: HostHandle, jobs: Sequence[Job], attempts: Counter[str], schedule: Schedule
-    ) -> Iterator[Done]:
+    def _lost(self, host: HostHandle, attempts: Counter[str], schedule: Schedule) -> Iterator[Done]:
         """Plan episodes again whose host is gone; what was begun too often becomes a row."""
-        for job in jobs:
+        for job in host.given.values():
             record = EpisodeRecord(job, host.workers)
             attempts[job.episode_id] += 1
             number = attempts[job.episode_id]
@@ -321,12 +317,12 @@ class RayLauncher:
                 reply = error
             yield host, reply
 
-    def _lose(self, host: HostHandle) -> list[Job]:
-        """Give up a host; what it had at hand."""
+    def _lose(self, host: HostHandle) -> str:
+        """Give up a host; in words, what it had at hand."""
         self._losses[host.slot.node] += 1
         self._paused[host.slot.node] = time.monotonic() + PAUSE_S
         self._drop(host)
-        return list(host.given.values())
+        return f"its {len(host.given)} episodes run again"
 
     def _drop(self, host: HostHandle) -> None:
         ray.kill(host.actor)
