@@ -11,14 +11,16 @@ import pandas as pd
 import pytest
 
 from tests.fakes import ASSETS, LOADED, FakeLauncher, FakePolicy, fake_libero
-from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.config import EvalConfig, digest
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.static import Static
+from vlaprune_bench.rollout.identity import specs
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
 from vlaprune_bench.rollout.runner import run_cells
+from vlaprune_bench.rollout.setup import Setup
 from vlaprune_bench.store import Store, load_calls, load_results
-from vlaprune_bench.types import UserError
+from vlaprune_bench.types import IDENTITY, UserError
 
 
 def breaks(task):
@@ -113,7 +115,7 @@ def test_the_same_command_again_runs_nothing_and_says_so_once(run, launcher, tmp
     run()
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*.parquet")}
     capsys.readouterr()
-    assert run() == 0
+    assert run() == 1  # the one that broke is a row
     assert [len(policy.begun) for policy in launcher.policies] in ([6], [6, 0])
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").glob("*.parquet")}
     assert capsys.readouterr().out.count("6 of 6 episodes are in") == 1
@@ -282,3 +284,24 @@ def test_a_failed_self_check_is_told_in_every_row(run, libero, tmp_path):
     row = load_results(tmp_path / "runs").iloc[0]
     assert (row.sim, row.self_check) == ("reference", "frames differ in 3 pixels")
     assert any("not exact here (frames differ in 3 pixels)" in text for text in row.warnings)
+
+
+def test_more_steps_than_a_call_gives_are_refused_before_anything_is_written(run, tmp_path):
+    with pytest.raises(UserError, match=r"--execute-steps is 20; a call of tiny gives 8 actions"):
+        run(execute_steps=20)
+    assert list((tmp_path / "runs").rglob("*.yaml")) == []
+
+
+def test_rows_of_a_policy_of_one_action_say_one(run, tmp_path):
+    """Not the protocol's eight; and two labels of one behaviour are one episode."""
+    loaded = replace(LOADED, info=replace(LOADED.info, policy="openvla", chunk=1))
+    for options in ({}, {"execute_steps": 1}):
+        run(FakeLauncher(loaded=loaded), task_ids=(0,), trials=1, **options)
+    (row,) = load_results(tmp_path / "runs").itertuples()
+    assert row.execute_steps == 1
+    # its id is the one it had when rows said eight
+    config = EvalConfig.of(pruner=Static(keep=0.5), task_ids=(0,), trials=1, max_steps=64)
+    data = {**Setup(config, loaded).shared(specs(config)[0]), "execute_steps": 8}
+    known = {name: data[name] for name in IDENTITY}
+    known["method_options"] = json.loads(known["method_options"])
+    assert digest(known) == row.episode_id

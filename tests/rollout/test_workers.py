@@ -151,7 +151,7 @@ def test_a_simulator_that_hangs_is_a_timeout_and_the_run_goes_on(run, cells, tmp
 
 
 def test_however_a_worker_ends_its_episode_is_a_row_and_the_run_goes_on(
-    run, cells, tmp_path, started
+    run, cells, tmp_path, started, capsys
 ):
     faults = {
         "0:0:9": "kill",
@@ -172,7 +172,8 @@ def test_however_a_worker_ends_its_episode_is_a_row_and_the_run_goes_on(
     assert rows.error[1, 1].startswith("RuntimeError: qpos is not finite (fail, line")
     assert "before its scene stood" in rows.error[1, 2]
     assert len(started) > 6  # a fresh process after each, as long as there is something to do
-    assert run(cells(trials=4)[:1]) == 0  # errors are rows: nothing is missing
+    assert run(cells(trials=4)[:1]) == 1  # errors are rows: nothing is missing
+    assert "6 of 8 episodes ended in errors" in capsys.readouterr().out
 
 
 def test_a_call_that_fails_is_an_error_and_names_the_call(run, cells, tmp_path):
@@ -190,16 +191,26 @@ def test_a_call_that_fails_is_an_error_and_names_the_call(run, cells, tmp_path):
     assert set(bad.calls) == {2}
 
 
-def test_workers_that_never_reach_a_scene_are_refused(run, cells, tmp_path, started):
-    with pytest.raises(UserError, match=r"3 simulators in a row .* exit code 3: native code: out"):
+@pytest.mark.parametrize(
+    ("fault", "told"), [("segfault", "SIGSEGV.* before its scene"), ("fail", "qpos is not finite")]
+)
+def test_what_keeps_every_scene_from_opening_is_refused_and_leaves_no_rows(
+    run, cells, tmp_path, started, monkeypatch, fault, told
+):
+    monkeypatch.setitem(fake_sim.sys.modules, "vlaprune_bench.sim.libero", None)
+    fake_sim.install()
+    with pytest.raises(UserError, match=r"no scene opens here: .* exit code 3: native code: out"):
         run(cells(workers=1), {"start": "leave"})
     assert len(started) == 3
     assert Store(tmp_path / "runs").done() == set()
     started.clear()
-    faults = {f"0:{trial}:reset": "segfault" for trial in range(3)}
-    with pytest.raises(UserError, match=r"3 simulators in a row .*SIGSEGV.* before its scene"):
-        run(cells(workers=1, task_ids=(0,)), faults)
-    assert len(results(tmp_path / "runs")) == 3
+    faults = {f"0:{trial}:reset": fault for trial in range(3)}
+    for n_workers in (0, 1) if fault == "fail" else (1,):
+        with pytest.raises(UserError, match=rf"no scene opens here: .*{told}") as refused:
+            run(cells(workers=n_workers, task_ids=(0,)), faults)
+        assert "\n" not in str(refused.value)
+        assert Store(tmp_path / "runs").done() == set()
+    assert run(cells(task_ids=(0,))) == 0  # the same command runs them
 
 
 def test_what_a_worker_cannot_do_without_the_user_stops_the_run(run, cells, started):
@@ -334,7 +345,7 @@ def test_how_an_episode_is_run_is_not_what_it_is():
     assert (c.workers, c.batch, c.episode_timeout) == ("auto", 4, 20.0)
     assert run_id(config) == run_id(EvalConfig())
     assert from_dict(to_dict(config), "file") == config
-    facts = Facts("openvla-oft", "c", "a", "float32")
+    facts = Facts("openvla-oft", "c", "a", "float32", 8)
     assert episode_ids(config, facts) == episode_ids(EvalConfig(), facts)
 
 

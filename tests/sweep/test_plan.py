@@ -26,7 +26,7 @@ from vlaprune_bench.sweep.file import Sweep
 from vlaprune_bench.sweep.plan import make_plan, show, show_status
 from vlaprune_bench.types import UserError
 
-FACTS = Facts("openvla-oft", "c0ffee", "a55e7", "float32")
+FACTS = Facts("openvla-oft", "c0ffee", "a55e7", "float32", 8)
 CONFIG = EvalConfig.of(pruner=Adp(gate=MotionGate(lookback=3)), trials=3, task_ids=(1, 0))
 
 

@@ -99,7 +99,8 @@ def test_errors_are_rows_and_run_again_only_when_asked(launcher, breaking, tmp_p
     sweep = toy_sweep(tmp_path)
     assert run_sweep(sweep, launcher) == 1
     assert (results(tmp_path).status == "error").sum() == 3
-    assert run_sweep(sweep, launcher) == 0
+    assert run_sweep(sweep, launcher) == 1
+    assert "3 of 18 episodes ended in errors" in capsys.readouterr().out
     assert len(launcher.policies) == 1  # errors are there, too
     plan = make_plan(sweep)
     assert (plan.missing, sum(len(state.failed) for state in plan.states)) == (0, 3)

@@ -24,7 +24,12 @@ from vlaprune_bench.types import UserError
 
 
 def parse(argv: list[str]) -> EvalConfig:
-    """argv to configuration.
+    """argv to configuration; see `parse_all`."""
+    return parse_all(argv).run
+
+
+def parse_all(argv: list[str]) -> Any:
+    """argv to configuration (`run`) and what else was said (`retry_errors`).
 
     tyro cannot choose a subclass by a flag, so the file and the method are looked up first and
     the rest is parsed with the object they give as default.
@@ -48,6 +53,7 @@ def parse(argv: list[str]) -> EvalConfig:
         [
             ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
             ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
+            ("retry_errors", *_switch("Run the episodes again that ended in errors, those alone.")),
             ("method", *_flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
             *inner,
             ("run", EvalConfig, field(default=default)),
@@ -64,11 +70,16 @@ def parse(argv: list[str]) -> EvalConfig:
     )
     if unknown:
         raise UserError(_explain(unknown[0], parsed.run))
-    return parsed.run
+    return parsed
 
 
 def _flag(kind: Any, help_text: str, default: Any) -> tuple[Any, Any]:
     return Annotated[kind, tyro.conf.arg(help=help_text)], field(default=default)
+
+
+def _switch(help_text: str) -> tuple[Any, Any]:
+    kind = Annotated[bool, tyro.conf.arg(help=help_text), tyro.conf.FlagCreatePairsOff]
+    return kind, field(default=False)
 
 
 def peek(argv: list[str], flag: str) -> str | None:
@@ -141,17 +152,18 @@ def _explain(unknown: str, config: EvalConfig) -> str:
             f"{flag} is an option of {', '.join(owners)}; the method is {config.what.pruner.name}, "
             "which does not read it."
         )
-    known = ["--config", "--plugin", "--method", *_options(EvalConfig)]
+    known = ["--config", "--plugin", "--retry-errors", "--method", *_options(EvalConfig)]
     known += _options(config.what.pruner, deep=True)
     return f"unknown option {unknown}{nearest(flag, known)}."
 
 
 def run(argv: list[str]) -> None:
-    config = parse(argv)
+    asked = parse_all(argv)
+    config = asked.run
     from vlaprune_bench.report.summary import show_summary
     from vlaprune_bench.rollout.runner import run_cells
 
-    outcome = run_cells([config], ["vlaprune-eval", *argv])
+    outcome = run_cells([config], ["vlaprune-eval", *argv], retry=asked.retry_errors)
     show_summary(config.storage.output)
     raise SystemExit(outcome.code)
 

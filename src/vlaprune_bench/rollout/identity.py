@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -12,13 +13,21 @@ from typing import Any
 from vlaprune_bench.config import (
     OPTIONS,
     EvalConfig,
+    What,
     canonical,
     digest,
     method_options,
     to_dict,
     without_pace,
 )
-from vlaprune_bench.types import DEFAULTS, IDENTITY, EpisodeRow, EpisodeSpec
+from vlaprune_bench.types import (
+    DEFAULTS,
+    IDENTITY,
+    PROTOCOLS,
+    EpisodeRow,
+    EpisodeSpec,
+    UserError,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class Facts:
     checkpoint_hash: str
     assets_hash: str
     dtype: str
+    chunk: int
+    """Actions a call gives."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
@@ -51,7 +62,7 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     known = {
         **asdict(spec),
         "scenes": what.scenes,
-        "execute_steps": what.executed,
+        "execute_steps": _named_steps(what, facts),
         "method": what.pruner.name,
         "method_options": method_options(what.pruner),
         **asdict(facts),
@@ -61,11 +72,36 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     return {k: known[k] for k in IDENTITY if k not in later or known[k] != later[k]}
 
 
+def executed(what: What, facts: Facts) -> int:
+    """Actions of a chunk that are executed before the policy is called again.
+
+    Raises:
+        UserError: more are asked for than a call gives.
+    """
+    if what.execute_steps is not None and what.execute_steps > facts.chunk:
+        raise UserError(
+            f"--execute-steps is {what.execute_steps}; a call of {what.checkpoint} gives "
+            f"{facts.chunk} action{'s' * (facts.chunk > 1)}: give 1 to {facts.chunk}."
+        )
+    return min(what.executed, facts.chunk)
+
+
+def _named_steps(what: What, facts: Facts) -> int:
+    """The executed steps as ids name them.
+
+    Where a chunk is shorter than the protocol's number and all of it is executed, that number
+    stands for it: it did before rows said what was executed, and ids stay.
+    """
+    steps, usual = executed(what, facts), PROTOCOLS[what.protocol].execute_steps
+    return usual if steps == facts.chunk < usual else steps
+
+
 def what_runs(config: EvalConfig) -> str:
     """Which episodes a configuration asks for, before anything is loaded: equal for two that would
     run the same, whatever their options are called."""
     bare = config.but(pruner=config.what.pruner.without_unread())
-    known = identity(bare, specs(bare)[0], Facts(*[""] * len(fields(Facts))))
+    anything = Facts("", "", "", "", chunk=sys.maxsize)
+    known = identity(bare, specs(bare)[0], anything)
     return canonical([known, bare.what.tasks, bare.what.trials, settings(bare)])
 
 
@@ -123,6 +159,8 @@ def known_facts(folder: Path, config: EvalConfig) -> Facts | None:
     checkpoint = Path(note["checkpoint_folder"])
     if checkpoint.is_dir() and _stamp(checkpoint) != note["checkpoint_stamp"]:
         return None
+    if set(note["facts"]) != {f.name for f in fields(Facts)}:
+        return None  # a version that asked for less
     return Facts(**note["facts"])
 
 

@@ -15,7 +15,14 @@ from typing import Any
 
 from vlaprune_bench.config import EvalConfig, dump, run_id, world
 from vlaprune_bench.rollout.display import Display
-from vlaprune_bench.rollout.identity import Facts, episode_ids, facts_note, known_facts, specs
+from vlaprune_bench.rollout.identity import (
+    Facts,
+    episode_ids,
+    executed,
+    facts_note,
+    known_facts,
+    specs,
+)
 from vlaprune_bench.rollout.interrupt import INTERRUPTED, Interrupt
 from vlaprune_bench.rollout.jobs import Job
 from vlaprune_bench.rollout.launcher import Launcher, Local
@@ -39,7 +46,7 @@ class Outcome:
     """How a run ended."""
 
     code: int
-    """0, 1 where an episode ended in an error, 130 after Ctrl-C."""
+    """0; 1 where an episode asked for ended in an error, now or before; 130 after Ctrl-C."""
     asked: frozenset[str]
     """Ids of the episodes of all cells that were looked at."""
 
@@ -86,8 +93,6 @@ class Runner:
     launcher: Launcher
     retry: bool = False
     interrupted: bool = False
-    failed: bool = False
-    """Whether an episode ended in an error."""
     there: dict[str, str | None] = field(default_factory=dict)
     """Episodes in the folder; of those that failed, what the next attempt says about it."""
     asked: set[str] = field(default_factory=set)
@@ -112,6 +117,8 @@ class Runner:
             self._count(cells, known)
             return
         loaded = self.launcher.load(cells)
+        for cell in cells:
+            executed(cell.what, loaded.facts)  # refused before anything is written
         for cell in cells:
             text = f"# {' '.join(command_line)}\n{dump(cell)}"
             self.store.save_config(run_id(cell), text)
@@ -162,7 +169,6 @@ class Runner:
                 for job, row in self._written(done):
                     tracker.log(job.setup.config, row)
                     self.display.show(job.setup.config, row)
-                    self.failed |= row.status != Status.OK
             except KeyboardInterrupt:
                 interrupt.asked = True
             self.interrupted |= interrupt.asked
@@ -171,16 +177,23 @@ class Runner:
         for job, row, calls in done:
             self.store.append(row, calls)
             self.store.compact()
+            self.there[row.episode_id] = None if row.status == Status.OK else _attempt(vars(row))
             yield job, row
 
     def finish(self) -> Outcome:
         """Merge parts, and say how it ended."""
         self.store.compact()
+        failed = sum(self.there.get(episode) is not None for episode in self.asked)
         if self.interrupted:
             self.display.say("interrupted: what was finished is kept, the same command goes on")
+        elif failed:
+            self.display.say(
+                f"{failed} of {len(self.asked)} episodes ended in errors (--retry-errors, or the "
+                "sweep command's retry-errors, runs them again)"
+            )
         elif not self.display.ran:
             self.display.say("nothing to retry" if self.retry else "finished: nothing left to run")
-        code = INTERRUPTED if self.interrupted else int(self.failed)
+        code = INTERRUPTED if self.interrupted else int(bool(failed))
         return Outcome(code, frozenset(self.asked))
 
 

@@ -48,7 +48,8 @@ EPISODES_PER_WORKER = 200
 START_S = 120.0
 """Silence a worker's process is allowed at least until it takes orders."""
 FALSE_STARTS = 3
-"""Workers in a row that may end before their first scene."""
+"""Episodes that may fail before a first scene has stood in this run, and workers in a row that
+may end without an episode."""
 
 
 @dataclass(eq=False)
@@ -59,7 +60,6 @@ class WorkerSlot:
     deadline: float
     """When its silence has lasted too long (monotonic clock); infinite while it waits for us."""
     ready: bool = False
-    had_scene: bool = False
     played: int = 0
     task: int | None = None
     """The one it has open."""
@@ -83,6 +83,10 @@ class Server:
     slots: list[WorkerSlot] = field(default_factory=list)
     asking: deque[tuple[WorkerSlot, ActionRequest]] = field(default_factory=deque)
     """Who waits for actions, the longest first."""
+    opened: bool = False
+    """Whether a scene has stood."""
+    held: list[Done] = field(default_factory=list)
+    """Episodes that failed before the first scene: they are rows once one has stood."""
     false_starts: int = 0
     memories: dict[EpisodeRecord, Memory] = field(default_factory=dict)
     """Of the episodes that have called."""
@@ -100,9 +104,38 @@ class Server:
             UserError: something the user can put right.
         """
         schedule = jobs if isinstance(jobs, Schedule) else Schedule(jobs)
-        if self.workers == 0:
-            yield from self._run_here(schedule, stopping)
+        run = self._run_here if self.workers == 0 else self._run_elsewhere
+        for done in run(schedule, stopping):
+            yield from self._open(done)
+        if self.held and not stopping():
+            raise self._refusal(str(self.held[0][1].error))
+
+    def _open(self, done: Done) -> Iterator[Done]:
+        """What is finished, as long as scenes can stand here at all.
+
+        Raises:
+            UserError: none did.
+        """
+        self.held.append(done)
+        if not self.opened:
+            self._false_start(str(done[1].error))
             return
+        yield from self.held
+        self.held.clear()
+
+    def _false_start(self, why: str) -> None:
+        self.false_starts += 1
+        if self.false_starts >= FALSE_STARTS:
+            raise self._refusal(why)
+
+    def _refusal(self, why: str) -> UserError:
+        what = f"{FALSE_STARTS} simulators in a row ended" if self.opened else "no scene opens here"
+        return UserError(
+            f"{what}: {' '.join(why.split()).rstrip('.')}; vlaprune-doctor looks into it, "
+            "--workers 0 runs the simulator in this process."
+        )
+
+    def _run_elsewhere(self, schedule: Schedule, stopping: Callable[[], bool]) -> Iterator[Done]:
         while True:
             self._staff(Schedule(()) if stopping() else schedule)
             if not self.slots:
@@ -143,7 +176,7 @@ class Server:
             return
         assert isinstance(message, SceneReady)
         assert record.opened is not None
-        record.scene = message
+        record.scene, self.opened, self.false_starts = message, True, 0
         place, name = record.job.setup.scene(record.job.spec), record.opened.name
         if message.compared is not None:
             trial, scene = message.compared
@@ -277,8 +310,6 @@ class Server:
             yield done
         else:
             self._note(record, message)
-            if isinstance(message, SceneReady):
-                slot.had_scene, self.false_starts = True, 0
 
     def _answer(self) -> None:
         """Serve those who have waited longest for actions."""
@@ -298,13 +329,8 @@ class Server:
             self.memories.pop(record, None)
             why = f"{why}, {record.where()}"
             yield record.job, *record.give_up(status, why)
-        self.false_starts = 0 if slot.had_scene else self.false_starts + 1
-        if self.false_starts >= FALSE_STARTS:
-            raise UserError(
-                f"{FALSE_STARTS} simulators in a row ended before their first scene (the last: "
-                f"{why}): vlaprune-doctor looks into it, --workers 0 runs the simulator in this "
-                "process."
-            )
+        else:
+            self._false_start(why)
 
     def close(self) -> None:
         """End all workers now."""

@@ -11,7 +11,7 @@ from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.policies.base import PolicyInfo
 from vlaprune_bench.pruning.gated import has_gate
-from vlaprune_bench.rollout.identity import Facts, identity
+from vlaprune_bench.rollout.identity import Facts, executed, identity
 from vlaprune_bench.rollout.messages import Film, Opened, Order
 from vlaprune_bench.types import PROTOCOLS, SCENE, EpisodeSpec
 
@@ -33,7 +33,7 @@ class Loaded:
     @property
     def facts(self) -> Facts:
         info = self.info
-        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype)
+        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype, info.chunk)
 
     @property
     def warnings(self) -> list[str]:
@@ -55,6 +55,11 @@ class Setup:
     config: EvalConfig
     loaded: Loaded
 
+    @property
+    def executed(self) -> int:
+        """Actions of a chunk that are executed; see `identity.executed`."""
+        return executed(self.config.what, self.loaded.facts)
+
     def episode_id(self, spec: EpisodeSpec) -> str:
         return digest(identity(self.config, spec, self.loaded.facts))
 
@@ -72,9 +77,7 @@ class Setup:
             spec: of the episode.
             compare: see `Order.compare`.
         """
-        return Order(
-            spec, self.task_key(spec), self.config.what.executed, self._film(spec), compare
-        )
+        return Order(spec, self.task_key(spec), self.executed, self._film(spec), compare)
 
     def _film(self, spec: EpisodeSpec) -> Film | None:
         what, storage, info = self.config.what, self.config.storage, self.loaded.info
@@ -87,7 +90,7 @@ class Setup:
             label=what.pruner.name + ("" if keep is None else f"   keep {keep:g}"),
             gated=has_gate(what.pruner),
             every_step=every_step,
-            frame_steps=1 if every_step else min(what.executed, info.chunk),
+            frame_steps=1 if every_step else self.executed,
             grids=info.grids,
         )
 
@@ -104,6 +107,7 @@ class Setup:
         known = identity(self.config, spec, self.loaded.facts)
         return {
             **known,
+            "execute_steps": self.executed,
             "method_options": json.dumps(method_options(what.pruner)),
             "run_id": run_id(self.config),
             "episode_id": self.episode_id(spec),
