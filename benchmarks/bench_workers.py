@@ -23,13 +23,15 @@ from typing import Any, cast
 import numpy as np
 
 from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.measure.machine import usable_cores
 from vlaprune_bench.policies.base import PolicyInfo
-from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.pruning import Pruner
 from vlaprune_bench.rollout.identity import specs
-from vlaprune_bench.rollout.pool import Process, Processes, usable_cores
-from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.jobs import Job
+from vlaprune_bench.rollout.pool import Process, Processes
+from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Server
+from vlaprune_bench.rollout.setup import Loaded, Setup
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.store import Store
@@ -58,26 +60,28 @@ NOTHING = CallMeasures(
 )
 
 
+INFO = PolicyInfo(
+    policy="random",
+    name="random actions",
+    checkpoint_hash="",
+    trained=False,
+    assets="lite",
+    device="cpu",
+    dtype="float32",
+    attention="none",
+    n_layers=1,
+    grids=((1, 1), (1, 1)),
+    chunk=8,
+    unnorm_key="",
+)
+
+
 class RandomPolicy:
     """Eight actions at random, at once."""
 
-    info = PolicyInfo(
-        policy="random",
-        name="random actions",
-        checkpoint_hash="",
-        trained=False,
-        assets="lite",
-        device="cpu",
-        dtype="float32",
-        attention="none",
-        n_layers=1,
-        grids=((1, 1), (1, 1)),
-        chunk=8,
-        unnorm_key="",
-    )
-    pruner: Any = None
+    info = INFO
 
-    def start(self, instruction: str, seed: int) -> Any:
+    def start(self, instruction: str, seed: int, pruner: Pruner) -> Any:
         return SimpleNamespace(random=np.random.default_rng(seed))
 
     def act(self, memory: Any, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
@@ -86,7 +90,7 @@ class RandomPolicy:
 
 def cpu_s(server: Server) -> float:
     """CPU time its workers have taken, seconds."""
-    pids = [cast(Process, seat.worker).pid for seat in server.seats]
+    pids = [cast(Process, slot.worker).pid for slot in server.slots]
     ticks = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
     return sum(int(fields[11]) + int(fields[12]) for fields in ticks) / os.sysconf("SC_CLK_TCK")
 
@@ -94,22 +98,21 @@ def cpu_s(server: Server) -> float:
 def rate(config: EvalConfig, workers: int) -> dict[str, float]:
     """Episodes per hour, and CPU seconds of an episode, from when every worker has ended its first
     to when the last is given out."""
-    policy: Any = RandomPolicy()
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder))
-        assets = resolve_assets(config.assets, "lite")
-        engine = Engine(config, store, policy, assets, choose_gl())
-        scenes = StoredScenes(config, store, assets.hash)
-        jobs = [Job(engine, spec) for spec in specs(config)]
+        loaded = Loaded(INFO, resolve_assets(config.what.assets, "lite"), choose_gl(), Path(folder))
+        setup = Setup(config, loaded)
+        jobs = [Job(setup, spec) for spec in specs(config)]
         left, ended, started, ours, theirs = len(jobs), 0, 0.0, 0.0, 0.0
-        with Server(scenes, Processes(), workers) as server:
+        policy: Any = RandomPolicy()
+        with Server(policy, SceneGuard(store.folder), Processes(), workers) as server:
             for _, row, calls in server.run(jobs, lambda: False):
                 assert row.status == Status.OK, row.error
                 store.append(row, calls)
                 left -= 1
                 ended += bool(started)
-                seats = [seat for seat in server.seats if seat.played]
-                if len(seats) == workers and not started:
+                played = [slot for slot in server.slots if slot.played]
+                if len(played) == workers and not started:
                     started, ours, theirs = time.monotonic(), time.process_time(), cpu_s(server)
                 if left <= workers:
                     break
@@ -133,7 +136,7 @@ def main() -> int:
     for _ in range(options.turns):
         rates = []
         for workers in (1, options.workers):
-            config = EvalConfig(
+            config = EvalConfig.of(
                 task_ids=(0,),
                 trials=min(50, options.trials),
                 max_steps=options.steps,

@@ -20,6 +20,7 @@ import mujoco
 import numpy as np
 from PIL import Image
 
+from vlaprune_bench.config import What
 from vlaprune_bench.experts.world import World
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning import method_class
@@ -130,7 +131,7 @@ def run_calls(policy: Any, suite: str, index: int, trials: int) -> Iterator[Call
             run_episode(
                 task,
                 policy,
-                EpisodeSpec(suite, index, trial, protocol.policy_seed, protocol.name, budget),
+                EpisodeSpec(suite, index, trial, What.seed, protocol.name, budget),
                 episode_seed=trial,
                 execute_steps=protocol.execute_steps,
                 progress=Progress(),

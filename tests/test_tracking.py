@@ -75,7 +75,9 @@ def test_what_fails_is_said_once_and_stops_nothing(where, monkeypatch, tmp_path)
     wandb = Broken(where)
     monkeypatch.setitem(sys.modules, "wandb", None if where == "import" else wandb)
     said = []
-    cells = [EvalConfig(wandb=True, output=tmp_path, suite=s) for s in ("libero_10", "libero_goal")]
+    cells = [
+        EvalConfig.of(wandb=True, output=tmp_path, suite=s) for s in ("libero_10", "libero_goal")
+    ]
     with Tracker(said.append) as tracker:
         for _ in range(3):
             for cell in cells:
@@ -90,7 +92,7 @@ def test_what_fails_is_said_once_and_stops_nothing(where, monkeypatch, tmp_path)
 def test_offline_files_hold_every_row_once_and_go_on_with_the_run(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_MODE", "offline")
     cells = [
-        EvalConfig(wandb=True, output=tmp_path, pruner=FastV(keep=keep), wandb_group="study")
+        EvalConfig.of(wandb=True, output=tmp_path, pruner=FastV(keep=keep), wandb_group="study")
         for keep in (0.25, 0.5)
     ]
     for part in (0, 1):  # the second command goes on where the first one stopped

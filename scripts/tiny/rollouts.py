@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vlaprune_bench.config import What
 from vlaprune_bench.experts.world import SampledTask
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning.none import NoPruning
@@ -39,7 +40,7 @@ def roll_out(
         with SampledTask(suite, index, assets, protocol) as task:
             for trial in range(FIRST_PLACEMENT, FIRST_PLACEMENT + episodes):
                 progress = Progress()
-                spec = EpisodeSpec(suite, index, trial, protocol.policy_seed, protocol.name, budget)
+                spec = EpisodeSpec(suite, index, trial, What.seed, protocol.name, budget)
                 run_episode(
                     task,
                     policy,

@@ -1,4 +1,4 @@
-"""What an evaluation is: one frozen dataclass, the same on the command line and in YAML.
+"""What an evaluation is: a frozen dataclass of four groups, flat on the command line and in YAML.
 
 draccus stays inside this module (and the registry's base class): files are read and written here,
 argv is tyro's.
@@ -8,129 +8,100 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import draccus
 import yaml
 
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.types import PROTOCOLS, SUITES, SceneProtocol, SimPath, UserError
+from vlaprune_bench.types import N_TASKS, PROTOCOLS, SUITES, SceneProtocol, SimPath, UserError
 
 T = TypeVar("T")
 Video = Literal["none", "query", "all"]
 
-NOT_IDENTITY = frozenset(
-    "output video sim workers batch episode_timeout "
-    "wandb wandb_project wandb_entity wandb_group".split()
-)
-"""Fields that say where results go or how fast they come, not what they are."""
+
+def nearest(value: str, known: Any) -> str:
+    """The tail of an error sentence: the nearest valid name, and all of them."""
+    near = get_close_matches(str(value), list(known), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"; {hint}there are: {', '.join(known) or 'none'}"
+
+
+def _check_choice(name: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise UserError(f"--{name.replace('_', '-')} is {value}{nearest(value, known)}.")
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}.")
+
+
+PACE = {"pace": True}
+"""Marks an option that says how fast results come, not what they are."""
+CELL = {"cell": True}
+"""Marks an option in which configurations may differ that share a loaded policy and an open
+simulator."""
 
 
 @dataclass(frozen=True)
-class EvalConfig:
-    """One evaluation: a checkpoint, a pruning method, a suite."""
+class What:
+    """What is run."""
 
     suite: str = "libero_spatial"
     """libero_spatial, libero_object, libero_goal, libero_10 or libero_90."""
-    pruner: Pruner = NoPruning()
+    pruner: Pruner = field(default=NoPruning(), metadata=CELL)
     """The pruning method with its options."""
-    task_ids: tuple[int, ...] = ()
+    task_ids: tuple[int, ...] = field(default=(), metadata=CELL)
     """Tasks of the suite to run, from 0; empty: all."""
-    trials: int = 50
+    trials: int = field(default=50, metadata=CELL)
     """Trials per task: the first so many of LIBERO's 50 fixed init states."""
-    seed: int = 7
+    seed: int = field(default=7, metadata=CELL)
     """Policy seed."""
     protocol: str = "openvla"
     """Evaluation protocol: settle steps, budgets, preprocessing, executed steps."""
-    max_steps: int | None = None
+    max_steps: int | None = field(default=None, metadata=CELL)
     """Control steps per episode; by default the protocol's budget for the suite."""
-    execute_steps: int | None = None
+    execute_steps: int | None = field(default=None, metadata=CELL)
     """Actions of a chunk executed before the policy is called again; by default the protocol's."""
     scenes: SceneProtocol = "reference"
     """Which scene a trial is: reference (what the reference loop shows) or fresh (seeded alone)."""
-    sim: SimPath = "fast"
-    """Simulator path: fast, or reference (robosuite's own stepping). Equal bit for bit."""
     checkpoint: str = "tiny"
     """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained; see docs/tiny.md),
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
-    device: str = "auto"
-    """cpu, cuda, cuda:N or auto."""
-    dtype: str = "auto"
-    """float32, bfloat16, float16 or auto (bfloat16 on CUDA, float32 on CPU)."""
-    attention: str = "sdpa"
-    """Attention backend of the language model: sdpa or eager."""
     assets: str = "auto"
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
-    count_flops_every: int = 0
-    """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
-    workers: int | Literal["auto"] = 1
-    """Simulator processes beside the policy's, or auto (cores and memory say); 0: in this one."""
-    batch: int = 1
-    """Episodes a policy call may serve; latency is a claim only at 1."""
-    episode_timeout: float = 300.0
-    """Seconds a simulator may be silent before its episode ends with status timeout."""
-    output: Path = Path("results/runs")
-    """Folder of parquet the rows are added to; episodes it already holds are not run again."""
-    video: Video = "none"
-    """none, query (a frame per policy call) or all (a frame per control step)."""
-    wandb: bool = False
-    """Mirror episode rows to Weights & Biases."""
-    wandb_project: str = "vlaprune-bench"
-    """Project name on Weights & Biases."""
-    wandb_entity: str | None = None
-    """User or team on Weights & Biases; by default yours."""
-    wandb_group: str | None = None
-    """Group of runs on Weights & Biases; a sweep's is its file's name."""
 
     def __post_init__(self) -> None:
-        if self.suite not in SUITES:
-            raise UserError(f"--suite is {self.suite}{nearest(self.suite, SUITES)}.")
-        if self.protocol not in PROTOCOLS:
-            raise UserError(f"--protocol is {self.protocol}{nearest(self.protocol, PROTOCOLS)}.")
-        n_tasks = 90 if self.suite == "libero_90" else 10
+        _check_choice("suite", self.suite, SUITES)
+        _check_choice("protocol", self.protocol, PROTOCOLS)
+        _check_choice("scenes", self.scenes, get_args(SceneProtocol))
+        _check_choice("policy", self.policy, ("auto", "openvla", "openvla-oft"))
         for task in self.task_ids:
-            if not 0 <= task < n_tasks:
+            if not 0 <= task < N_TASKS[self.suite]:
                 raise UserError(
-                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to {n_tasks - 1}."
+                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to "
+                    f"{N_TASKS[self.suite] - 1}."
                 )
         if len(set(self.task_ids)) < len(self.task_ids):
             raise UserError(f"--task-ids is {self.task_ids}; each task may be named once.")
         if not 1 <= self.trials <= 50:
             raise UserError(f"--trials is {self.trials}; LIBERO has 50 init states: give 1 to 50.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise UserError(f"--max-steps is {self.max_steps}; it must be at least 1.")
-        if self.execute_steps is not None and self.execute_steps < 1:
-            raise UserError(f"--execute-steps is {self.execute_steps}; it must be at least 1.")
-        if self.count_flops_every < 0:
-            raise UserError(f"--count-flops-every is {self.count_flops_every}; 0 or more is right.")
-        if self.workers != "auto" and self.workers < 0:
-            raise UserError(f"--workers is {self.workers}; it must be auto, or 0 or more.")
-        if self.batch < 1:
-            raise UserError(f"--batch is {self.batch}; it must be at least 1.")
-        if self.episode_timeout <= 0:
-            raise UserError(f"--episode-timeout is {self.episode_timeout}; give seconds above 0.")
-        for key, value, known in (
-            ("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16")),
-            ("attention", self.attention, ("sdpa", "eager")),
-            ("policy", self.policy, ("auto", "openvla", "openvla-oft")),
-            ("video", self.video, ("none", "query", "all")),
-            ("scenes", self.scenes, get_args(SceneProtocol)),
-            ("sim", self.sim, get_args(SimPath)),
-        ):
-            if value not in known:
-                raise UserError(f"--{key} is {value}{nearest(value, known)}.")
+        for name in ("max_steps", "execute_steps"):
+            if getattr(self, name) is not None:
+                _check_least(name, getattr(self, name), 1)
 
     @property
     def tasks(self) -> tuple[int, ...]:
         """The tasks to run, in order."""
-        return self.task_ids or tuple(range(90 if self.suite == "libero_90" else 10))
+        return self.task_ids or tuple(range(N_TASKS[self.suite]))
 
     @property
     def budget(self) -> int:
@@ -143,16 +114,109 @@ class EvalConfig:
         return self.execute_steps or PROTOCOLS[self.protocol].execute_steps
 
 
-def nearest(value: str, known: Any) -> str:
-    """The tail of an error sentence: the nearest valid name, and all of them."""
-    near = get_close_matches(str(value), list(known), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"; {hint}there are: {', '.join(known) or 'none'}"
+@dataclass(frozen=True)
+class Compute:
+    """On what it is computed."""
+
+    device: str = "auto"
+    """cpu, cuda, cuda:N or auto."""
+    dtype: str = "auto"
+    """float32, bfloat16, float16 or auto (bfloat16 on CUDA, float32 on CPU)."""
+    attention: str = "sdpa"
+    """Attention backend of the language model: sdpa or eager."""
+    count_flops_every: int = 0
+    """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
+    sim: SimPath = field(default="fast", metadata=PACE)
+    """Simulator path: fast, or reference (robosuite's own stepping). Equal bit for bit."""
+    workers: int | Literal["auto"] = field(default=1, metadata=PACE)
+    """Simulator processes beside the policy's, or auto (cores and memory say); 0: in this one."""
+    batch: int = field(default=1, metadata=PACE)
+    """Episodes a policy call may serve; latency is a claim only at 1."""
+    episode_timeout: float = field(default=300.0, metadata=PACE)
+    """Seconds a simulator may be silent before its episode ends with status timeout."""
+
+    def __post_init__(self) -> None:
+        _check_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        _check_choice("attention", self.attention, ("sdpa", "eager"))
+        _check_choice("sim", self.sim, get_args(SimPath))
+        _check_least("count_flops_every", self.count_flops_every, 0)
+        if self.workers != "auto" and self.workers < 0:
+            raise UserError(f"--workers is {self.workers}; it must be auto, or 0 or more.")
+        _check_least("batch", self.batch, 1)
+        if self.episode_timeout <= 0:
+            raise UserError(f"--episode-timeout is {self.episode_timeout}; give seconds above 0.")
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as plain data, ready for YAML or JSON."""
-    return draccus.encode(config)
+@dataclass(frozen=True)
+class Storage:
+    """Where results go."""
+
+    output: Path = field(default=Path("results/runs"), metadata=PACE)
+    """Folder of parquet the rows are added to; episodes it already holds are not run again."""
+    video: Video = field(default="none", metadata=PACE)
+    """none, query (a frame per policy call) or all (a frame per control step)."""
+
+    def __post_init__(self) -> None:
+        _check_choice("video", self.video, get_args(Video))
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where rows are mirrored."""
+
+    wandb: bool = field(default=False, metadata=PACE)
+    """Mirror episode rows to Weights & Biases."""
+    wandb_project: str = field(default="vlaprune-bench", metadata=PACE)
+    """Project name on Weights & Biases."""
+    wandb_entity: str | None = field(default=None, metadata=PACE)
+    """User or team on Weights & Biases; by default yours."""
+    wandb_group: str | None = field(default=None, metadata=PACE)
+    """Group of runs on Weights & Biases; a sweep's is its file's name."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """One evaluation: a checkpoint, a pruning method, a suite.
+
+    Its groups keep what belongs together; in files and on the command line all options are flat.
+    """
+
+    what: What = What()
+    compute: Compute = Compute()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+
+    @classmethod
+    def of(cls, **options: Any) -> EvalConfig:
+        """A configuration of options, whatever their groups; those left out have their defaults."""
+        return cls().but(**options)
+
+    def but(self, **options: Any) -> EvalConfig:
+        """This configuration with other values of some options, whatever their groups."""
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            groups.setdefault(GROUP_OF[name], {})[name] = value
+        changed = {g: replace(getattr(self, g), **values) for g, values in groups.items()}
+        return replace(self, **changed)
+
+
+OPTIONS: dict[str, Field[Any]] = {
+    f.name: f for group in fields(EvalConfig) for f in fields(cast(Any, group.default))
+}
+"""Every option of an evaluation by its name."""
+GROUP_OF = {f.name: g.name for g in fields(EvalConfig) for f in fields(cast(Any, g.default))}
+"""The group each option is in."""
+
+
+def world(config: EvalConfig) -> EvalConfig:
+    """What cells must share to run on one policy and in one simulator, the rest at defaults."""
+    defaults = {name: f.default for name, f in OPTIONS.items() if f.metadata.get("cell")}
+    return EvalConfig(config.what, config.compute).but(**defaults)
+
+
+def to_dict(config: EvalConfig) -> dict[str, Any]:
+    """The configuration as plain data, all options flat, ready for YAML or JSON."""
+    return {k: v for group in draccus.encode(config).values() for k, v in group.items()}
 
 
 def method_options(pruner: Pruner) -> dict[str, Any]:
@@ -176,34 +240,30 @@ def flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def labels(configs: Sequence[EvalConfig], suite: bool = True) -> list[str]:
     """A short name for each: suite, method, keep, and the options in which those of one method
     differ. Options that differ only with the suite (a checkpoint for each) are left out."""
-    outer = [flatten({**to_dict(c), "pruner": c.pruner.name}) for c in configs]
-    inner = [flatten(method_options(c.pruner)) for c in configs]
-    by_suite: dict[str, list[dict[str, Any]]] = {}
-    by_method: dict[str, list[dict[str, Any]]] = {}
-    for config, one, options in zip(configs, outer, inner, strict=True):
-        by_suite.setdefault(config.suite, []).append(one)
-        by_method.setdefault(config.pruner.name, []).append(options)
-    varying = {k for group in by_suite.values() for k in _varying(group)} - {
-        *NOT_IDENTITY,
-        "pruner",
-    }
-    own = {name: _varying(group) for name, group in by_method.items()}
+    outer = [(c.what.suite, without_pace(to_dict(c))) for c in configs]
+    inner = [(c.what.pruner.name, flatten(method_options(c.what.pruner))) for c in configs]
+    of_suite, of_method = _varying(outer), _varying(inner)
+    shown = set().union(*of_suite.values()) - {"pruner"}
     names = []
-    for config, one, options in zip(configs, outer, inner, strict=True):
-        keep = config.pruner.keep_ratio
-        parts = [config.suite if suite and len(by_suite) > 1 else "", config.pruner.name]
-        parts += ["" if keep is None else f"keep {keep:g}"]
-        shown = {k: one[k] for k in one if k in varying}
-        shown |= {k: options[k] for k in own[config.pruner.name] if k in options and k != "keep"}
-        parts += [f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown.items()]
-        names.append(" ".join(part for part in parts if part))
+    for config, (_, options), (method, own) in zip(configs, outer, inner, strict=True):
+        keep = config.what.pruner.keep_ratio
+        parts = [config.what.suite] if suite and len(of_suite) > 1 else []
+        parts += [method] if keep is None else [method, f"keep {keep:g}"]
+        parts += [f"{name} {value}" for name, value in options.items() if name in shown]
+        varying = of_method[method] - {"keep"}
+        parts += [f"{k.rpartition('.')[2]} {value}" for k, value in own.items() if k in varying]
+        names.append(" ".join(parts))
     return names
 
 
-def _varying(data: Sequence[dict[str, Any]]) -> list[str]:
-    """Keys that are not the same in all of these."""
-    keys = dict.fromkeys(key for one in data for key in one)
-    return [key for key in keys if len({repr(one.get(key)) for one in data}) > 1]
+def _varying(of: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, set[str]]:
+    """For each name, the keys that are not the same in all its data."""
+    found: dict[str, set[str]] = {}
+    for name in dict(of):
+        data = [one for other, one in of if other == name]
+        keys = {key for one in data for key in one}
+        found[name] = {key for key in keys if len({repr(one.get(key)) for one in data}) > 1}
+    return found
 
 
 def dump(config: EvalConfig) -> str:
@@ -248,8 +308,11 @@ def from_dict(data: dict[str, Any], source: str) -> EvalConfig:
     Raises:
         UserError: an unknown key or a value of the wrong kind.
     """
-    _check_keys(data, EvalConfig, source)
-    return decode(EvalConfig, data, source)
+    _check_keys(data, OPTIONS, source)
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in data.items():
+        groups.setdefault(GROUP_OF[key], {})[key] = value
+    return decode(EvalConfig, groups, source)
 
 
 def decode(cls: type[T], data: dict[str, Any], source: str) -> T:
@@ -267,13 +330,13 @@ def decode(cls: type[T], data: dict[str, Any], source: str) -> T:
             if isinstance(cause, UserError):
                 raise cause from error
             cause = cause.__cause__ or cause.__context__
-        where = ".".join(getattr(error, "key_path", ())) or "a value"
+        path = tuple(getattr(error, "key_path", ()))
+        where = ".".join(path[cls is EvalConfig :]) or "a value"  # groups are ours alone
         why = " ".join(str(getattr(error, "message", error)).split())
         raise UserError(f"{source}: {where} cannot be read: {why}") from error
 
 
-def _check_keys(data: dict[str, Any], cls: type, source: str) -> None:
-    known = {f.name: f for f in fields(cls)}
+def _check_keys(data: dict[str, Any], known: Mapping[str, Field[Any]], source: str) -> None:
     for key, value in data.items():
         if key not in known:
             raise UserError(f"{source}: unknown key {key}{nearest(key, known)}.")
@@ -281,7 +344,11 @@ def _check_keys(data: dict[str, Any], cls: type, source: str) -> None:
         if isinstance(default, Pruner):
             _check_pruner(value, key, source)
         elif isinstance(value, dict) and is_dataclass(default):
-            _check_keys(value, type(default), f"{source}: {key}")
+            _check_keys(value, _fields(default), f"{source}: {key}")
+
+
+def _fields(of: Any) -> dict[str, Field[Any]]:
+    return {f.name: f for f in fields(of)}
 
 
 def _check_pruner(data: Any, key: str, source: str) -> None:
@@ -289,13 +356,17 @@ def _check_pruner(data: Any, key: str, source: str) -> None:
     if not isinstance(data, dict) or "type" not in data:
         raise UserError(f"{source}: {key} must be a mapping with a `type`, the method's name.")
     options = {name: value for name, value in data.items() if name != "type"}
-    _check_keys(options, method_class(data["type"]), f"{source}: {key}")
+    _check_keys(options, _fields(method_class(data["type"])), f"{source}: {key}")
 
 
 def run_id(config: EvalConfig) -> str:
     """Hash of everything in the configuration that can change a result, 12 hex digits."""
-    identity = {k: v for k, v in to_dict(config).items() if k not in NOT_IDENTITY}
-    return digest(identity)
+    return digest(without_pace(to_dict(config)))
+
+
+def without_pace(data: dict[str, Any]) -> dict[str, Any]:
+    """Those of some options that can change a result."""
+    return {k: v for k, v in data.items() if not OPTIONS[k].metadata.get("pace")}
 
 
 def digest(data: Any) -> str:

@@ -52,7 +52,7 @@ def check_method(
     Raises:
         AssertionError: a check failed; the message says which, on which checkpoint.
     """
-    config = EvalConfig(pruner=pruner)
+    config = EvalConfig.of(pruner=pruner)
     _check(from_dict(to_dict(config), "file") == config, f"{pruner.name}: a file changes options")
     if full is None and isinstance(pruner, BudgetPruner):
         full = replace(pruner, keep=1.0)
@@ -115,8 +115,8 @@ def _same_actions(one: ActionChunk, two: ActionChunk) -> bool:
 def _play(checkpoint: str, pruner: Pruner, count_every: int = 0) -> list[ActionChunk]:
     """An episode on fixed inputs."""
     policy = _policy(checkpoint)
-    policy.pruner, policy.count_every = pruner, count_every
-    memory = policy.start(INSTRUCTION, SEED)
+    policy.count_every = count_every
+    memory = policy.start(INSTRUCTION, SEED, pruner)
     return [policy.act(memory, observation(call), poses(call)) for call in range(CALLS)]
 
 

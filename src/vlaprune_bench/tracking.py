@@ -36,7 +36,7 @@ class Tracker:
 
     def log(self, config: EvalConfig, row: EpisodeRow) -> None:
         """Mirror one episode: its numbers as a step, its status beside them."""
-        if not config.wandb or self._failed:
+        if not config.tracking.wandb or self._failed:
             return
         try:
             if config not in self.runs:
@@ -71,15 +71,15 @@ def _start(config: EvalConfig) -> Any:
     """The run of a configuration, made or gone on with."""
     import wandb
 
-    folder = config.output / "_wandb"
+    folder = config.storage.output / "_wandb"
     folder.mkdir(parents=True, exist_ok=True)
     wandb.setup(wandb.Settings(silent=True))  # a silent one does not ask for a key either
     run = wandb.init(
-        project=config.wandb_project,
-        entity=config.wandb_entity,
-        group=config.wandb_group,
+        project=config.tracking.wandb_project,
+        entity=config.tracking.wandb_entity,
+        group=config.tracking.wandb_group,
         id=run_id(config),
-        name=f"{config.pruner.name}-{config.suite}-{run_id(config)}",
+        name=f"{config.what.pruner.name}-{config.what.suite}-{run_id(config)}",
         config=to_dict(config),
         dir=folder,
         resume="allow",

@@ -5,7 +5,7 @@ Imports nothing of ours and neither torch nor mujoco, so that reports and `--hel
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -43,7 +43,6 @@ class EvalProtocol:
     """Control steps an episode may take, by suite (20 Hz control, 25 physics substeps each)."""
     env_seed: int
     """Seed given to a task environment once, before its first reset."""
-    policy_seed: int
     camera_size: int
     """Side of the square frames rendered, pixels."""
     rotate_180: bool
@@ -76,7 +75,6 @@ OPENVLA_PROTOCOL = EvalProtocol(
         "libero_90": 400,
     },
     env_seed=0,
-    policy_seed=7,
     camera_size=256,
     rotate_180=True,
     jpeg_quality=95,
@@ -116,7 +114,15 @@ SimPath = Literal["fast", "reference"]
 SceneProtocol = Literal["reference", "fresh"]
 """Which scene trial k is: what the reference loop's (k+1)-th reset shows, or one of its own."""
 
-SUITES = tuple(OPENVLA_PROTOCOL.budgets)
+N_TASKS = {
+    "libero_spatial": 10,
+    "libero_object": 10,
+    "libero_goal": 10,
+    "libero_10": 10,
+    "libero_90": 90,
+}
+"""Tasks of each suite."""
+SUITES = tuple(N_TASKS)
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 
 
@@ -136,7 +142,10 @@ class Observation:
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """Names one episode wherever and whenever it runs: the unit of resume."""
+    """Names one episode wherever and whenever it runs: the unit of resume.
+
+    A field that joins later has a default, which stands for what episodes were before it.
+    """
 
     suite: str
     task: int
@@ -144,6 +153,11 @@ class EpisodeSpec:
     seed: int
     protocol: str
     max_steps: int
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Its fields without those at a default: what is hashed, unmoved by fields that join."""
+        return {k: v for k, v in asdict(self).items() if v != DEFAULTS[EpisodeSpec].get(k, MISSING)}
 
 
 PRISMATIC_ORDER = ("bos", "visual", "proprio", "text", "actions", "stop")
@@ -285,9 +299,43 @@ class TokenLayout:
         return counts
 
 
-def column(doc: str, unit: str | None = None, **default: Any) -> Any:
-    """A dataclass field that is a column: its documentation and unit go into the schema."""
-    return field(metadata={"doc": doc, "unit": unit or ""}, **default)
+class Role(StrEnum):
+    """What a column of an episode is for. Episode ids, cells of a report, pairs and the guard of
+    scenes follow from it; nothing else lists columns by what they are for."""
+
+    PAIR = "pair"
+    """Which episode it is: equal in the two that are compared."""
+    SETTING = "setting"
+    """What must be equal before two methods are compared."""
+    METHOD = "method"
+    """What is compared."""
+    NAME = "name"
+    """Names what the columns above identify, or follows from it."""
+    MEASURED = "measured"
+    PROVENANCE = "provenance"
+    """When, where and by what it was measured."""
+
+
+def column(
+    doc: str,
+    unit: str | None = None,
+    role: Role | None = None,
+    *,
+    scene: bool = False,
+    **default: Any,
+) -> Any:
+    """A dataclass field that is a column: its documentation and unit go into the schema.
+
+    Args:
+        doc: what the column holds, and why where it can be null.
+        unit: of its numbers.
+        role: of a column of episodes.
+        scene: it is part of what determines the scene at an episode's begin.
+        default: of a column that joined later: the value of rows from before it. It is left out of
+            the identity of an episode that has it, so that ids stay.
+    """
+    metadata = {"doc": doc, "unit": unit or "", "role": role, "scene": scene}
+    return field(metadata=metadata, **default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,70 +412,121 @@ class EpisodeRow:
     """One episode, as written. Null means: not measured, for the reason its column gives."""
 
     # identity: what the episode is
-    episode_id: str = column("hash of what the episode is, never of when or where it ran")
-    run_id: str = column("hash of the configuration without output paths and tracking")
-    suite: str = column("LIBERO suite")
-    task: int = column("task index within the suite, from 0")
-    task_name: str = column("LIBERO's name of the task")
-    instruction: str = column("language instruction given to the policy")
-    trial: int = column("index of the fixed init state, from 0")
-    seed: int = column("policy seed")
-    env_seed: int = column("seed of the task environment")
-    protocol: str = column("evaluation protocol")
-    scenes: str = column("which scene a trial is: reference or fresh")
-    max_steps: int = column("budget, settle steps not counted", "steps")
-    execute_steps: int = column("actions executed open loop per call", "steps")
-    method: str = column("pruning method")
-    method_options: str = column("all options of the method, JSON")
-    keep: float | None = column("keep ratio asked for; null: the method has none")
-    policy: str = column("openvla or openvla-oft")
-    checkpoint: str = column("checkpoint name, folder or hub id")
-    checkpoint_hash: str = column("hash over the checkpoint's files")
-    checkpoint_trained: bool = column("false: an untrained checkpoint, success means nothing")
-    assets: str = column("asset set: real or lite")
-    assets_hash: str = column("hash over the asset files")
+    episode_id: str = column(
+        "hash of what the episode is, never of when or where it ran", role=Role.NAME
+    )
+    run_id: str = column(
+        "hash of the configuration without output paths and tracking", role=Role.PROVENANCE
+    )
+    suite: str = column("LIBERO suite", role=Role.PAIR, scene=True)
+    task: int = column("task index within the suite, from 0", role=Role.PAIR, scene=True)
+    task_name: str = column("LIBERO's name of the task", role=Role.NAME)
+    instruction: str = column("language instruction given to the policy", role=Role.NAME)
+    trial: int = column("index of the fixed init state, from 0", role=Role.PAIR, scene=True)
+    seed: int = column("policy seed", role=Role.PAIR)
+    env_seed: int = column("seed of the task environment", role=Role.NAME, scene=True)
+    protocol: str = column("evaluation protocol", role=Role.SETTING)
+    scenes: str = column(
+        "which scene a trial is: reference or fresh", role=Role.SETTING, scene=True
+    )
+    max_steps: int = column("budget, settle steps not counted", "steps", Role.SETTING)
+    execute_steps: int = column("actions executed open loop per call", "steps", Role.SETTING)
+    method: str = column("pruning method", role=Role.METHOD)
+    method_options: str = column("all options of the method, JSON", role=Role.METHOD)
+    keep: float | None = column("keep ratio asked for; null: the method has none", role=Role.NAME)
+    policy: str = column("openvla or openvla-oft", role=Role.SETTING)
+    checkpoint: str = column("checkpoint name, folder or hub id", role=Role.NAME)
+    checkpoint_hash: str = column("hash over the checkpoint's files", role=Role.SETTING)
+    checkpoint_trained: bool = column(
+        "false: an untrained checkpoint, success means nothing", role=Role.NAME
+    )
+    assets: str = column("asset set: real or lite", role=Role.NAME)
+    assets_hash: str = column("hash over the asset files", role=Role.SETTING, scene=True)
     # what happened
-    status: str = column("ok, error or timeout, apart from success")
-    error: str | None = column("what went wrong; null: status is ok")
-    success: bool | None = column("task predicate true after any step; null: status is not ok")
+    status: str = column("ok, error or timeout, apart from success", role=Role.MEASURED)
+    error: str | None = column("what went wrong; null: status is ok", role=Role.MEASURED)
+    success: bool | None = column(
+        "task predicate true after any step; null: status is not ok", role=Role.MEASURED
+    )
     steps: int = column(
         "control steps executed, settle steps not counted; up to the last call if its process died",
         "steps",
+        Role.MEASURED,
     )
     actions_hash: str | None = column(
-        "hash of the actions given to the simulator, in order; null: its process died"
+        "hash of the actions given to the simulator, in order; null: its process died",
+        role=Role.MEASURED,
     )
-    calls: int = column("policy calls", "calls")
-    init_state_hash: str | None = column("hash of the init state; null: failed before the reset")
+    calls: int = column("policy calls", "calls", Role.MEASURED)
+    init_state_hash: str | None = column(
+        "hash of the init state; null: failed before the reset", role=Role.MEASURED
+    )
     scene_hash: str | None = column(
-        "hash of simulator state and body poses at the init state; null: failed before the reset"
+        "hash of simulator state and body poses at the init state; null: failed before the reset",
+        role=Role.MEASURED,
     )
     frames_hash: str | None = column(
         "hash of the first frames, as rendered: another renderer or driver may differ by a pixel; "
-        "null: failed before"
+        "null: failed before",
+        role=Role.MEASURED,
     )
-    warnings: list[str] = column("what the reader of this row must know")
+    warnings: list[str] = column("what the reader of this row must know", role=Role.MEASURED)
     # what it cost (means over the episode's calls; null: no call was made)
-    pruned_call_fraction: float | None = column("fraction of calls that were pruned; null: no call")
-    visual_tokens_kept_mean: float | None = column("visual tokens kept per call", "tokens")
-    llm_prefill_macs_mean: float | None = column("llm_prefill_macs per call", "MAC")
-    total_flops_mean: float | None = column("total_flops per call", "FLOP")
-    latency_p50_ms: float | None = column("median call, warm-up excluded; null: no such call", "ms")
-    latency_mean_ms: float | None = column("mean call, warm-up excluded; null: no such call", "ms")
+    pruned_call_fraction: float | None = column(
+        "fraction of calls that were pruned; null: no call", role=Role.MEASURED
+    )
+    visual_tokens_kept_mean: float | None = column(
+        "visual tokens kept per call", "tokens", Role.MEASURED
+    )
+    llm_prefill_macs_mean: float | None = column("llm_prefill_macs per call", "MAC", Role.MEASURED)
+    total_flops_mean: float | None = column("total_flops per call", "FLOP", Role.MEASURED)
+    latency_p50_ms: float | None = column(
+        "median call, warm-up excluded; null: no such call", "ms", Role.MEASURED
+    )
+    latency_mean_ms: float | None = column(
+        "mean call, warm-up excluded; null: no such call", "ms", Role.MEASURED
+    )
     # how it was measured
-    batch_size: int = column("most episodes that shared a policy call of this one", "episodes")
-    workers: int = column("simulator processes beside the policy's; 0: in its own process")
-    device: str = column("device of the model, with its name")
-    dtype: str = column("precision of the model")
-    attention: str = column("attention backend")
-    gl_backend: str = column("renderer: egl, osmesa or glfw")
-    sim: str = column("simulator path taken: fast or reference, equal bit for bit")
+    batch_size: int = column(
+        "most episodes that shared a policy call of this one", "episodes", Role.PROVENANCE
+    )
+    workers: int = column(
+        "simulator processes beside the policy's; 0: in its own process", role=Role.PROVENANCE
+    )
+    device: str = column("device of the model, with its name", role=Role.PROVENANCE)
+    dtype: str = column("precision of the model", role=Role.SETTING)
+    attention: str = column("attention backend", role=Role.SETTING)
+    gl_backend: str = column("renderer: egl, osmesa or glfw", role=Role.PROVENANCE)
+    sim: str = column(
+        "simulator path taken: fast or reference, equal bit for bit", role=Role.PROVENANCE
+    )
     self_check: str | None = column(
         "comparison of the fast path with robosuite's on this machine: passed, or what differs "
-        "(the reference was taken then); null: not made"
+        "(the reference was taken then); null: not made",
+        role=Role.PROVENANCE,
     )
-    wall_s: float = column("wall time of the episode, reset included", "s")
-    reset_s: float | None = column("wall time of the reset; null: it failed", "s")
-    started_at: str = column("UTC start, ISO 8601")
-    versions: str = column("package versions, JSON")
-    git_revision: str | None = column("revision of the source tree; null: not a git checkout")
+    wall_s: float = column("wall time of the episode, reset included", "s", Role.MEASURED)
+    reset_s: float | None = column("wall time of the reset; null: it failed", "s", Role.MEASURED)
+    started_at: str = column("UTC start, ISO 8601", role=Role.PROVENANCE)
+    versions: str = column("package versions, JSON", role=Role.PROVENANCE)
+    git_revision: str | None = column(
+        "revision of the source tree; null: not a git checkout", role=Role.PROVENANCE
+    )
+
+
+DEFAULTS = {
+    kind: {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+    for kind in (EpisodeSpec, EpisodeRow)
+}
+"""Values that stand for what was, before a field or column joined."""
+
+
+def columns(*roles: Role) -> tuple[str, ...]:
+    """Names of the columns of `EpisodeRow` with one of these roles, in order."""
+    return tuple(f.name for f in fields(EpisodeRow) if f.metadata["role"] in roles)
+
+
+IDENTITY = columns(Role.PAIR, Role.SETTING, Role.METHOD)
+"""Columns whose hash is an episode's id."""
+SCENE = tuple(f.name for f in fields(EpisodeRow) if f.metadata["scene"])
+"""Columns that determine the scene at an episode's begin."""

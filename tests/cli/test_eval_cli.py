@@ -33,26 +33,26 @@ def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
 
 def test_the_headline_command():
     config = parse("--suite libero_spatial --method adp --keep 0.5".split())
-    assert config == EvalConfig(suite="libero_spatial", pruner=Adp(keep=0.5))
+    assert config == EvalConfig.of(suite="libero_spatial", pruner=Adp(keep=0.5))
 
 
 def test_options_of_the_method_stand_beside_the_others():
     config = parse("--method adp --keep=0.25 --rule avg --task-ids 1 2 --qk-layer 2".split())
-    assert config.pruner == Adp(keep=0.25, qk_layer=2, gate=MotionGate(rule="avg"))
-    assert config.task_ids == (1, 2)
+    assert config.what.pruner == Adp(keep=0.25, qk_layer=2, gate=MotionGate(rule="avg"))
+    assert config.what.task_ids == (1, 2)
 
 
 def test_a_method_inside_a_method_is_chosen_by_a_flag():
     config = parse("--method gated --inner fastv --keep 0.25 --rule avg".split())
-    assert config.pruner == Gated(FastV(keep=0.25), MotionGate(rule="avg"))
+    assert config.what.pruner == Gated(FastV(keep=0.25), MotionGate(rule="avg"))
     nested = parse("--method gated --inner schedule --scorer=sparsevlm --layer 2".split())
-    assert nested.pruner == Gated(Schedule(SparseVlm(layer=2)))
+    assert nested.what.pruner == Gated(Schedule(SparseVlm(layer=2)))
 
 
 @pytest.mark.parametrize("name", [n for n in methods() if n not in ("none", "adp", "gated")])
 def test_every_method_goes_behind_the_gate_without_a_clash_of_options(name):
     config = parse(["--method", "gated", "--inner", name, "--rule", "avg"])
-    assert config.pruner == Gated(methods()[name](), MotionGate(rule="avg"))
+    assert config.what.pruner == Gated(methods()[name](), MotionGate(rule="avg"))
 
 
 def test_methods_that_share_an_option_can_only_be_joined_in_a_file(tmp_path, monkeypatch):
@@ -65,19 +65,19 @@ def test_methods_that_share_an_option_can_only_be_joined_in_a_file(tmp_path, mon
         parse("--method gated --inner lookalike".split())
     file = tmp_path / "run.yaml"
     file.write_text("pruner: {type: gated, inner: {type: lookalike, rule: x}, gate: {rule: avg}}\n")
-    assert load(file).pruner == Gated(Lookalike(rule="x"), MotionGate(rule="avg"))
+    assert load(file).what.pruner == Gated(Lookalike(rule="x"), MotionGate(rule="avg"))
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("pruner: {type: adp, keep: 0.3, gate: {rule: avg}}\ntrials: 4\n")
     config = parse(["--config", str(file), "--keep", "0.4"])
-    assert config.pruner == Adp(keep=0.4, gate=MotionGate(rule="avg"))
-    assert config.trials == 4
+    assert config.what.pruner == Adp(keep=0.4, gate=MotionGate(rule="avg"))
+    assert config.what.trials == 4
     file.write_text("pruner: {type: gated, inner: {type: uniform, keep: 0.3}}\n")
-    assert parse(["--config", str(file), "--keep", "0.4"]).pruner == Gated(Uniform(keep=0.4))
+    assert parse(["--config", str(file), "--keep", "0.4"]).what.pruner == Gated(Uniform(keep=0.4))
     # another method starts from its own defaults
-    assert parse(["--config", str(file), "--method", "static"]).pruner == Static()
+    assert parse(["--config", str(file), "--method", "static"]).what.pruner == Static()
 
 
 @pytest.mark.parametrize(

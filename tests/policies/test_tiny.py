@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.config import What
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, TRAINED, Checkpoint
 from vlaprune_bench.types import SUITES, UserError
@@ -33,7 +33,7 @@ def size(folder):
 
 @pytest.mark.parametrize("suite", TRAINED)
 def test_the_trained_one_is_the_default_and_says_so(keep, suite):
-    found = Checkpoint.find(EvalConfig(suite=suite).checkpoint, suite)
+    found = Checkpoint.find(What.checkpoint, suite)
     info = load_policy("tiny", keep(), suite=suite).info
     assert (info.name, info.trained, info.assets) == (TRAINED[suite], True, "lite")
     assert info.checkpoint_hash == found.hash

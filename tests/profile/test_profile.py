@@ -11,7 +11,7 @@ from tests.rows import measures
 from vlaprune_bench.measure.inputs import STEPS, observation, poses
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.profile.config import ProfileConfig
-from vlaprune_bench.profile.run import Variant, profile, run_rounds, summarise
+from vlaprune_bench.profile.run import Variant, profile, profile_row, run_rounds
 from vlaprune_bench.profile.table import gain_table, stage_table, warnings
 from vlaprune_bench.pruning.adp import Adp
 from vlaprune_bench.pruning.fastv import FastV
@@ -61,7 +61,7 @@ NONE = variant(NoPruning(), [10.0, 20.0, 30.0, 40.0], [False] * 4)
 
 def test_a_ratio_is_of_the_same_round_and_of_pruned_calls_alone():
     # twice as fast in every round in which it prunes, while the machine slows down
-    row = summarise(
+    row = profile_row(
         variant(Adp(), [5.0, 999.0, 15.0, 20.0], [True, False, True, True]), NONE, SHARED
     )
     assert (row.timed_calls, row.pruned_calls) == (4, 3)
@@ -76,15 +76,15 @@ def test_a_ratio_is_of_the_same_round_and_of_pruned_calls_alone():
 
 
 def test_of_none_every_call_counts():
-    row = summarise(NONE, NONE, SHARED)
+    row = profile_row(NONE, NONE, SHARED)
     assert (row.timed_calls, row.pruned_calls) == (4, 0)
     assert (row.speedup, row.flops_ratio, row.prefill_speedup) == (1.0, 1.0, 1.0)
     assert row.latency_total_p50_ms == 25.0
 
 
 def test_a_method_that_never_pruned_has_no_ratio():
-    rows = [summarise(NONE, NONE, SHARED)]
-    rows.append(summarise(variant(Adp(), [5.0] * 4, [False] * 4), NONE, SHARED))
+    rows = [profile_row(NONE, NONE, SHARED)]
+    rows.append(profile_row(variant(Adp(), [5.0] * 4, [False] * 4), NONE, SHARED))
     row = rows[1]
     assert (row.timed_calls, row.pruned_calls) == (4, 0)
     assert row.speedup is row.flops_ratio is row.prefill_speedup is None
@@ -97,7 +97,7 @@ def test_a_method_that_never_pruned_has_no_ratio():
 def test_memory_is_the_largest_of_the_calls_that_count():
     made = variant(Adp(), [5.0] * 4, [True, False, True, True])
     made.peaks = [(7, 3), (99, 99), (8, 2), (6, 1)]
-    row = summarise(made, NONE, SHARED)
+    row = profile_row(made, NONE, SHARED)
     assert (row.peak_memory_bytes, row.call_memory_bytes) == (8, 3)
 
 

@@ -60,9 +60,9 @@ def test_the_readmes_method_is_one_file(source, name, tmp_path, monkeypatch):
     # a copy: what is registered here must not be there for the tests after this one
     monkeypatch.setattr(Pruner, "_choice_registry", methods())
     config = parse(["--plugin", str(path), "--method", name, "--keep", "0.25"])
-    assert config.pruner.name == name
-    assert isinstance(config.pruner, Pruner)
-    assert config.pruner.keep_ratio == 0.25
+    assert config.what.pruner.name == name
+    assert isinstance(config.what.pruner, Pruner)
+    assert config.what.pruner.keep_ratio == 0.25
 
 
 def test_an_installed_method_passes_the_matrix_with_one_helper(source, name, tmp_path):

@@ -46,5 +46,18 @@ def test_options_make_rows_of_their_own_and_none_has_no_keep():
     console.print(summary_table(summary))
     text = console.export_text()
     assert text.count("static") == 2
-    assert "tiny-untrained, libero_spatial, lite" in text
+    assert "openvla-oft, tiny-untrained, lite, float32, sdpa, libero_spatial" in text
     assert "…" not in text
+
+
+def test_protocols_and_executed_steps_are_rows_of_their_own():
+    """Not one rate of both."""
+    openpi = {"protocol": "openpi", "scenes": "fresh", "execute_steps": 5}
+    rows = summarise(
+        frame({"success": True}, {"success": False, **openpi}, {"execute_steps": 4})
+    ).set_index(["protocol", "scenes", "execute_steps"])
+    assert rows.success_rate.to_dict() == {
+        ("openpi", "fresh", "5"): 0,
+        ("openvla", "reference", "4"): 0,
+        ("openvla", "reference", "8"): 1,
+    }

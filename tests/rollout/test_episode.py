@@ -5,33 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.fakes import FakeTask
 from tests.rows import measures
 from vlaprune_bench.rollout.episode import Progress, run_episode
-from vlaprune_bench.types import ActionChunk, EpisodeSpec, Observation
-
-
-class ToyTask:
-    """A hand that moves by the action; solved at a given step."""
-
-    instruction = "reach"
-
-    def __init__(self, success_at: int = 10**9):
-        self.success_at = success_at
-        self.log: list[tuple[float, bool]] = []
-
-    def reset(self, trial):
-        self.position = np.zeros(3)
-        return self._see(True)
-
-    def step(self, action, look):
-        self.log.append((float(action[0]), look))
-        self.position = self.position + action[:3]
-        return self._see(look), len(self.log) >= self.success_at
-
-    def _see(self, look):
-        images = np.zeros((2, 8, 8, 3), np.uint8) if look else None
-        quat = np.array([0.0, 0, 0, 1])
-        return Observation(self.position.copy(), quat, np.zeros(2), images)
+from vlaprune_bench.types import ActionChunk, EpisodeSpec
 
 
 class ToyPolicy:
@@ -70,7 +47,7 @@ def play(task, policy, max_steps=20, execute_steps=8, **options):
 
 
 def test_budget_cuts_the_last_chunk_and_only_its_last_step_is_rendered():
-    task, policy = ToyTask(), ToyPolicy()
+    task, policy = FakeTask(), ToyPolicy()
     progress = play(task, policy, max_steps=20)
     assert progress.steps == 20
     assert not progress.success
@@ -81,7 +58,7 @@ def test_budget_cuts_the_last_chunk_and_only_its_last_step_is_rendered():
 
 def test_a_window_has_its_first_and_last_pose():
     policy = ToyPolicy()
-    play(ToyTask(), policy, max_steps=24)
+    play(FakeTask(), policy, max_steps=24)
     assert [len(w) for w in policy.windows] == [1, 9, 9]
     np.testing.assert_array_equal(policy.windows[2][0], policy.windows[1][-1])
     assert policy.windows[1][-1][0] == 8  # eight steps of 1
@@ -89,33 +66,33 @@ def test_a_window_has_its_first_and_last_pose():
 
 
 def test_the_hand_s_path_is_summed_over_each_call_s_actions():
-    class Zigzag(ToyTask):
+    class Zigzag(FakeTask):
         def step(self, action, look):
             return super().step(action * (-1) ** len(self.log), look)
 
     # there and back: no net displacement, but a path; the last chunk is cut by the budget
     progress = play(Zigzag(), ToyPolicy(), max_steps=20)
     assert progress.displacements == [8 * 1, 8 * 2, 4 * 3]
-    assert play(ToyTask(success_at=11), ToyPolicy()).displacements == [8 * 1, 3 * 2]
+    assert play(FakeTask(success_at=11), ToyPolicy()).displacements == [8 * 1, 3 * 2]
 
 
 @pytest.mark.parametrize("chunk", [8, 12])
 def test_the_first_actions_of_a_longer_chunk_are_executed(chunk):
-    task = ToyTask()
+    task = FakeTask()
     progress = play(task, ToyPolicy(chunk), max_steps=16, execute_steps=5)
     assert progress.call_steps == [0, 5, 10, 15]
     assert [a for a, _ in task.log] == [1] * 5 + [2] * 5 + [3] * 5 + [4]
 
 
 def test_success_ends_the_episode_at_once():
-    progress = play(ToyTask(success_at=11), ToyPolicy())
+    progress = play(FakeTask(success_at=11), ToyPolicy())
     assert progress.success
     assert progress.steps == 11
 
 
 def test_watching():
     seen: list[int] = []
-    task = ToyTask()
+    task = FakeTask()
     watch = lambda observation, progress: seen.append(progress.steps)  # noqa: E731
     play(task, ToyPolicy(), watch=watch)
     assert seen == [0, 8, 16]
@@ -125,7 +102,7 @@ def test_watching():
 
 
 def test_progress_survives_an_exception():
-    class Failing(ToyTask):
+    class Failing(FakeTask):
         def step(self, action, look):
             if len(self.log) == 10:
                 raise RuntimeError("the simulator broke")

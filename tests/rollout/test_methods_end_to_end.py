@@ -8,6 +8,7 @@ import pytest
 
 from vlaprune_bench.cli.eval import parse
 from vlaprune_bench.pruning import methods
+from vlaprune_bench.rollout.runner import run_cells
 from vlaprune_bench.store import load_calls, load_results
 
 EPISODE = "--suite libero_spatial --assets lite --task-ids 0 --trials 1 --workers 0"
@@ -22,9 +23,8 @@ OPTIONS = {
 
 
 def evaluate(line: str, folder):
-    engine = pytest.importorskip("vlaprune_bench.rollout.engine")
     argv = [*f"{EPISODE} {line}".split(), "--output", str(folder)]
-    assert engine.evaluate(parse(argv), ["vlaprune-eval", *argv]) == 0
+    assert run_cells([parse(argv)], ["vlaprune-eval", *argv]).code == 0
     (row,) = load_results(folder).to_dict("records")
     assert row["status"] == "ok"
     return row, load_calls(folder)
@@ -47,9 +47,8 @@ def test_every_method_runs_an_episode(name, tmp_path):
 @pytest.mark.parametrize("method", ["none", "adp"])
 def test_the_trained_checkpoint_succeeds(method, tmp_path):
     """Ten of ten on this task where it was trained; another processor may round otherwise."""
-    engine = pytest.importorskip("vlaprune_bench.rollout.engine")
     argv = f"--method {method} --task-ids 0 --trials 3 --workers 0 --output {tmp_path}".split()
-    assert engine.evaluate(parse(argv), ["vlaprune-eval", *argv]) == 0
+    assert run_cells([parse(argv)], ["vlaprune-eval", *argv]).code == 0
     rows = load_results(tmp_path)
     assert set(rows.checkpoint) == {"tiny-spatial"}
     assert rows.checkpoint_trained.all()

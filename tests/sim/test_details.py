@@ -62,8 +62,8 @@ def test_settle_steps_hold_still_with_an_open_gripper_and_do_not_count(lite_asse
 def test_budgets_are_the_profiles_unless_another_is_asked_for(lite_assets, suite, protocol):
     budget = PROTOCOLS[protocol].budgets[suite]
     assert LiberoTask(suite, 0, lite_assets, PROTOCOLS[protocol]).budget == budget
-    assert EvalConfig(suite=suite, protocol=protocol).budget == budget
-    assert EvalConfig(suite=suite, protocol=protocol, max_steps=7).budget == 7
+    assert EvalConfig.of(suite=suite, protocol=protocol).what.budget == budget
+    assert EvalConfig.of(suite=suite, protocol=protocol, max_steps=7).what.budget == 7
 
 
 def test_the_quaternion_keeps_its_sign(lite_assets):

@@ -12,12 +12,13 @@ import random
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from tests.fakes import LOADED, FakeLauncher, FakePolicy, FakePool
+from tests.rollout import fake_sim
 from tests.sweep import toys
-from vlaprune_bench.rollout import display, pool
 from vlaprune_bench.store import write
-from vlaprune_bench.sweep.run import run_sweep
 
 TEXT = """
 base: {task_ids: [0, 1, 2, 3, 4], trials: 20, max_steps: 16, pruner: static}
@@ -25,39 +26,37 @@ grid: {pruner.keep: [0.25, 0.5]}
 """
 
 
+class Launcher(FakeLauncher):
+    """Notes its workers and the episodes that were written; some episodes fail."""
+
+    def __init__(self, folder: Path, seed: int, workers: int):
+        pids = os.open(folder / "pids", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._reported = os.open(folder / "reported", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        rng = random.Random(seed)
+
+        def sometimes_failing(method, memory):
+            if rng.random() < (0.01 if workers else 0.05):
+                raise RuntimeError("bad luck")
+
+        super().__init__(
+            lambda: FakePolicy(sometimes_failing),
+            FakePool(after_start=lambda process: os.write(pids, f"{process.pid}\n".encode())),
+            loaded=replace(LOADED, checkpoint=folder / "checkpoint"),
+        )
+
+    def run(self, *args):
+        for done in super().run(*args):
+            yield done
+            os.write(self._reported, f"{done[1].episode_id}\n".encode())
+
+
 def run(folder: Path, seed: int, workers: int) -> int:
     """One run in a fork: told apart by `seed`, some episodes fail, parts are merged often."""
-    start = pool.Processes.start
-
-    def noting(self):
-        process = start(self)
-        os.write(pids, f"{process.pid}\n".encode())
-        return process
-
-    pids = os.open(folder / "pids", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    pool.MODULE = "tests.rollout.fake_sim"
-    pool.Processes.start = noting
-    rng = random.Random(seed)
-    reported = os.open(folder / "reported", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    act = toys.CountingPolicy.act
-
-    def sometimes_failing(self, memory, observation, eef_poses):
-        if rng.random() < (0.01 if workers else 0.05):
-            raise RuntimeError("bad luck")
-        return act(self, memory, observation, eef_poses)
-
-    toys.CountingPolicy.act = sometimes_failing
     write.Store.__init__.__defaults__ = (7,)  # merge_at
-    show = display.Display.show
-
-    def report(self, cell, row):
-        show(self, cell, row)
-        os.write(reported, f"{row.episode_id}\n".encode())
-
-    display.Display.show = report
+    fake_sim.install()
     with open(os.devnull, "w") as sys.stdout:
         sweep = toys.toy_sweep(folder, TEXT, workers=workers)
-        return run_sweep(sweep, [], retry=seed % 5 == 4)
+        return toys.run_sweep(sweep, Launcher(folder, seed, workers), retry=seed % 5 == 4)
 
 
 def kill_workers(folder: Path, run: int) -> int:
@@ -93,10 +92,7 @@ def look_for_orphans(folder: Path) -> None:
 
 
 def main(folder: Path, kills: int, workers: int = 0) -> None:
-    checkpoint = folder / "checkpoint"
-    checkpoint.mkdir()
-    toys.install(checkpoint)
-    toys.write(folder, TEXT)
+    (folder / "checkpoint").mkdir()
     random.seed(0)
     attempt, killed = 0, 0
     while killed < kills:

@@ -26,7 +26,7 @@ def load(tmp_path):
 
 
 def pruners(sweep):
-    return [cell.pruner for cell in sweep.cells]
+    return [cell.what.pruner for cell in sweep.cells]
 
 
 def test_a_grid_has_every_combination_and_one_baseline_first(load):
@@ -41,7 +41,7 @@ def test_a_grid_has_every_combination_and_one_baseline_first(load):
         *(Adp(keep, (), 1, gate=MotionGate(lookback=n)) for keep in (0.25, 0.5) for n in (1, 3)),
     ]
     assert sweep.warnings == []
-    assert {str(cell.output) for cell in sweep.cells} == {"results/sweeps/study"}
+    assert {str(cell.storage.output) for cell in sweep.cells} == {"results/sweeps/study"}
 
 
 def test_zip_goes_side_by_side_and_suites_multiply(load):
@@ -52,7 +52,7 @@ def test_zip_goes_side_by_side_and_suites_multiply(load):
         suites: [libero_goal, libero_10]
         """
     )
-    seen = [(c.suite, c.pruner.name, c.seed, c.max_steps) for c in sweep.cells]
+    seen = [(c.what.suite, c.what.pruner.name, c.what.seed, c.what.max_steps) for c in sweep.cells]
     assert seen == [
         (suite, method, seed, steps)
         for suite in ("libero_goal", "libero_10")
@@ -140,14 +140,14 @@ smoke:
 
 def test_smoke_wins_key_by_key_and_has_a_folder_of_its_own(load):
     sweep = load(SMOKE, smoke=True)
-    assert [c.pruner.keep_ratio for c in sweep.cells] == [None, 0.1, 0.2, 0.3]
+    assert [c.what.pruner.keep_ratio for c in sweep.cells] == [None, 0.1, 0.2, 0.3]
     first = sweep.cells[0]
-    assert (first.checkpoint, first.trials, str(first.output)) == (
+    assert (first.what.checkpoint, first.what.trials, str(first.storage.output)) == (
         "tiny",
         1,
         "results/smoke/study",
     )
-    assert load(SMOKE).cells[0].checkpoint == "big"
+    assert load(SMOKE).cells[0].what.checkpoint == "big"
 
 
 def test_the_command_line_wins_in_every_cell(load):
@@ -155,7 +155,9 @@ def test_the_command_line_wins_in_every_cell(load):
         "zip: {suite: [libero_goal, libero_10], checkpoint: [a, b]}",
         overrides={"checkpoint": "c", "trials": 2, "output": "here"},
     )
-    assert [(c.checkpoint, c.trials, str(c.output)) for c in sweep.cells] == [("c", 2, "here")] * 2
+    assert [(c.what.checkpoint, c.what.trials, str(c.storage.output)) for c in sweep.cells] == [
+        ("c", 2, "here")
+    ] * 2
 
 
 @pytest.mark.parametrize(
@@ -193,10 +195,10 @@ def test_every_study_expands(path, smoke):
     sweep = load_sweep(path, smoke=smoke)
     names = labels(sweep.cells)
     assert len(set(names)) == len(names)
-    assert any(cell.pruner.name == "none" for cell in sweep.cells)
+    assert any(cell.what.pruner.name == "none" for cell in sweep.cells)
     if smoke:
-        assert {cell.checkpoint for cell in sweep.cells} == {"tiny"}
-        steps = sum(len(c.tasks) * c.trials * c.budget for c in sweep.cells)
+        assert {cell.what.checkpoint for cell in sweep.cells} == {"tiny"}
+        steps = sum(len(c.what.tasks) * c.what.trials * c.what.budget for c in sweep.cells)
         assert steps < 2500  # about two minutes on two cores
 
 
@@ -214,5 +216,17 @@ def test_the_studies_that_are_asked_for_are_there():
         "tiny-table",
     }
     table = load_sweep(next(path for path in CONFIGS if path.stem == "main-table"))
-    assert len({cell.suite for cell in table.cells}) == 4
-    assert {cell.trials for cell in table.cells} == {50}
+    assert len({cell.what.suite for cell in table.cells}) == 4
+    assert {cell.what.trials for cell in table.cells} == {50}
+
+
+def test_one_folder_for_all_cells(load):
+    with pytest.raises(UserError, match=r"output is a, b; a sweep has one results folder"):
+        load("grid: {output: [a, b]}")
+
+
+def test_two_labels_of_one_behaviour_are_one_cell(load):
+    """The protocol's number of steps, said and not said."""
+    found = load("base: {pruner: static}\ngrid: {execute_steps: [null, 8, 4]}")
+    assert [c.what.executed for c in found.cells if c.what.pruner.name == "static"] == [8, 4]
+    assert "dead axis: execute_steps changes nothing for static in 1 cell" in found.warnings[0]

@@ -26,8 +26,8 @@ from vlaprune_bench.sweep.file import Sweep
 from vlaprune_bench.sweep.plan import make_plan, show, show_status
 from vlaprune_bench.types import UserError
 
-FACTS = Facts("openvla-oft", "c0ffee", "a55e7", "float32")
-CONFIG = EvalConfig(pruner=Adp(gate=MotionGate(lookback=3)), trials=3, task_ids=(1, 0))
+FACTS = Facts("openvla-oft", "c0ffee", "a55e7", "float32", 8)
+CONFIG = EvalConfig.of(pruner=Adp(gate=MotionGate(lookback=3)), trials=3, task_ids=(1, 0))
 
 
 def test_fast_ids_are_the_digests_of_identities():
@@ -51,7 +51,7 @@ def test_fast_ids_are_the_digests_of_identities():
     ids=str,
 )
 def test_what_an_episode_is_makes_its_id(change):
-    other = episode_ids(replace(CONFIG, **change), FACTS)
+    other = episode_ids(CONFIG.but(**change), FACTS)
     assert not set(other.values()) & set(episode_ids(CONFIG, FACTS).values())
 
 
@@ -63,14 +63,14 @@ def test_facts_make_its_id_too(name):
 
 @pytest.mark.parametrize("change", [{"device": "cuda:3"}, {"video": "all"}, {"sim": "reference"}])
 def test_where_and_how_fast_it_runs_does_not(change):
-    assert episode_ids(replace(CONFIG, **change), FACTS) == episode_ids(CONFIG, FACTS)
+    assert episode_ids(CONFIG.but(**change), FACTS) == episode_ids(CONFIG, FACTS)
 
 
 @pytest.fixture
 def half_done(tmp_path):
     """A sweep of two cells of six episodes; of the first, two ended well and one did not."""
-    other = replace(CONFIG, pruner=Adp(keep=0.25), output=tmp_path / "out")
-    cells = [replace(CONFIG, output=tmp_path / "out"), other]
+    other = CONFIG.but(pruner=Adp(keep=0.25), output=tmp_path / "out")
+    cells = [CONFIG.but(output=tmp_path / "out"), other]
     store = Store(tmp_path / "out")
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
@@ -105,27 +105,21 @@ def test_done_failed_missing_and_time(half_done, capsys):
 
 def test_facts_hold_only_for_the_same_settings_and_files(half_done, tmp_path):
     cell = half_done.cells[0]
-    assert known_facts(cell.output, cell) == FACTS
-    assert known_facts(cell.output, replace(cell, dtype="bfloat16")) is None
+    assert known_facts(cell.storage.output, cell) == FACTS
+    assert known_facts(cell.storage.output, cell.but(dtype="bfloat16")) is None
     (tmp_path / "checkpoint" / "config.json").write_text('{"other": 1}')
-    assert known_facts(cell.output, cell) is None
+    assert known_facts(cell.storage.output, cell) is None
     # the folder was carried to a machine without that checkpoint
     (tmp_path / "checkpoint" / "config.json").unlink()
     (tmp_path / "checkpoint").rmdir()
-    assert known_facts(cell.output, cell) == FACTS
+    assert known_facts(cell.storage.output, cell) == FACTS
 
 
 def test_a_folder_that_is_not_there_is_an_empty_one(tmp_path):
-    sweep = Sweep("study", [replace(CONFIG, output=tmp_path / "none")], [], 1)
+    sweep = Sweep("study", [CONFIG.but(output=tmp_path / "none")], [], 1)
     plan = make_plan(sweep)
     assert (plan.missing, plan.seconds) == (6, None)
     assert not (tmp_path / "none").exists()
-
-
-def test_one_folder_for_all_cells(tmp_path):
-    cells = [replace(CONFIG, output=tmp_path / name) for name in "ab"]
-    with pytest.raises(UserError, match="a sweep has one results folder"):
-        make_plan(Sweep("study", cells, [], 2))
 
 
 PLAN = """
@@ -152,8 +146,18 @@ def test_the_plan_of_the_main_table_needs_nothing_heavy():
 
 
 def test_the_command_line():
-    asked = parse("run file.yaml --smoke --task-ids 1 2 --output here --trials 3".split())
+    """Every option of an evaluation, by its definition; those that were given win."""
+    line = "run file.yaml --smoke --task-ids 1 2 --output here --trials=3 --no-wandb --seed 7"
+    asked, overrides = parse(line.split())
     assert (asked.action, str(asked.file), asked.smoke) == ("run", "file.yaml", True)
-    assert asked.overrides == {"task_ids": [1, 2], "output": "here", "trials": 3}
+    assert overrides == {
+        "task_ids": [1, 2],
+        "output": "here",
+        "trials": 3,
+        "wandb": False,
+        "seed": 7,
+    }
     with pytest.raises(UserError, match=r"unknown option --trails; did you mean --trials\?"):
         parse("plan file.yaml --trails 3".split())
+    with pytest.raises(UserError, match="--trials is 99"):
+        parse("plan file.yaml --trials 99".split())

@@ -5,25 +5,26 @@ import signal
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from tests.rollout.test_engine import INFO
+from tests.fakes import ASSETS, INFO, LOADED
 from vlaprune_bench.cli import sweep as cli
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.pruning import Pruner, methods
 from vlaprune_bench.rollout.display import Display
-from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.identity import specs
 from vlaprune_bench.rollout.interrupt import INTERRUPTED
+from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.messages import Refused
-from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.server import Schedule
+from vlaprune_bench.rollout.runner import run_cells
+from vlaprune_bench.rollout.setup import Setup
 from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE
 from vlaprune_bench.store import load_results
 from vlaprune_bench.sweep.file import load_sweep
-from vlaprune_bench.sweep.run import run_sweep
 from vlaprune_bench.types import UserError
 
 
@@ -60,24 +61,24 @@ def run_while_nodes_die(path):
         said, hosts, rows = [], set(), []
 
         class Watched(ray.RayLauncher):
-            def run(self, jobs, scenes, stopping, say):
-                for done in super().run(jobs, scenes, stopping, said.append):
+            def run(self, jobs, guard, stopping, say):
+                for done in super().run(jobs, guard, stopping, said.append):
                     rows.append(done[1])
-                    hosts.update(post.place.node for post in self._posts)
+                    hosts.update(host.slot.node for host in self._hosts)
                     if len(rows) == 1:
-                        self.kill(next(post for post in self._posts if post.given))
+                        self.kill(next(host for host in self._hosts if host.given))
                     if len(rows) == 3:
                         cluster.add_node(num_cpus=1)
-                        self.kill(next(post for post in self._posts if post.place.node in alive))
+                        self.kill(next(host for host in self._hosts if host.slot.node in alive))
                     yield done
 
-            def kill(self, post):
-                cluster.remove_node(alive.pop(post.place.node), allow_graceful=False)
+            def kill(self, host):
+                cluster.remove_node(alive.pop(host.slot.node), allow_graceful=False)
 
         alive = {node.node_id: node for node in nodes}
         sweep = load_sweep(path, overrides={"output": str(path.parent / "out")})
         with Watched(cluster.address) as launcher:
-            assert run_sweep(sweep, [], launcher=launcher) == 0
+            assert run_cells(sweep.cells, [], launcher=launcher).code == 0
         assert not alive
         assert len(hosts) == 3
     return said
@@ -148,30 +149,27 @@ def launcher():
     made = object.__new__(ray.RayLauncher)
     made._cells = [EvalConfig()]
     made._checkpoint = SimpleNamespace(hash=INFO.checkpoint_hash)
-    made._assets = SimpleNamespace(kind="lite", hash="a55e7")
+    made._assets = ASSETS
     made._first = None
     return made
 
 
 @pytest.fixture
-def post():
+def host():
     pytest.importorskip("ray")
-    from vlaprune_bench.sweep.ray import Post
-    from vlaprune_bench.sweep.ray_nodes import Place
+    from vlaprune_bench.sweep.ray import HostHandle
+    from vlaprune_bench.sweep.ray_nodes import NodeSlot
 
-    return Post(Place("id", "node two (id)", 0, 2.0), 2, None, None)
+    return HostHandle(NodeSlot("id", "node two (id)", 0, 2.0), 2, None, None)
 
 
 def loaded(assets="a55e7", **info):
-    from vlaprune_bench.rollout.ray_actors import Loaded
-
-    kind = SimpleNamespace(kind="lite", hash=assets)
-    return Loaded(SimpleNamespace(**{**vars(INFO), **info}), kind, "egl")
+    return replace(LOADED, info=replace(INFO, **info), assets=replace(ASSETS, hash=assets))
 
 
-def test_a_node_must_have_the_files_of_the_driver(launcher, post):
-    launcher._accept(post, loaded())
-    assert post.loaded
+def test_a_node_must_have_the_files_of_the_driver(launcher, host):
+    launcher._accept(host, loaded())
+    assert host.loaded
     for there, sentence in (
         (
             loaded(checkpoint_hash="0ther"),
@@ -182,20 +180,19 @@ def test_a_node_must_have_the_files_of_the_driver(launcher, post):
         (Refused("--checkpoint is x; no such folder."), "--checkpoint is x; no such folder"),
     ):
         with pytest.raises(UserError, match=rf"^node two \(id\): {sentence}"):
-            launcher._accept(post, there)
+            launcher._accept(host, there)
 
 
-def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launcher, post):
+def test_an_episode_whose_nodes_are_lost_again_and_again_is_an_error_row(launcher, host):
     pytest.importorskip("libero")
-    policy = SimpleNamespace(info=INFO)
-    engine = Engine(EvalConfig(max_steps=16), None, policy, launcher._assets, "egl")
+    setup = Setup(EvalConfig.of(max_steps=16), LOADED)
     attempts, schedule = Counter(), Schedule([])
-    jobs = [Job(engine, engine.specs()[0])]
+    host.given["e"] = Job(setup, specs(setup.config)[0])
     for attempt in (1, 2):
-        assert list(launcher._lost(post, jobs, attempts, schedule)) == []
-        jobs = [schedule.take(None, [])]
-        assert f"(attempt {attempt})" in jobs[0].note
-    ((_, row, calls),) = launcher._lost(post, jobs, attempts, schedule)
+        assert list(launcher._lost(host, attempts, schedule)) == []
+        host.given["e"] = schedule.take(None, [])
+        assert f"(attempt {attempt})" in host.given["e"].note
+    ((_, row, calls),) = launcher._lost(host, attempts, schedule)
     assert not schedule
     assert (row.status, row.success, calls) == ("error", None, [])
     assert row.error == "its node was lost 3 times, the last one was node two (id)"

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from tests.sweep.test_ray import run_while_nodes_die
-from vlaprune_bench.rollout import runner
+from vlaprune_bench.rollout.launcher import Local
+from vlaprune_bench.rollout.runner import run_cells
 from vlaprune_bench.store import load_calls, load_results
 from vlaprune_bench.sweep.file import load_sweep
-from vlaprune_bench.sweep.run import run_sweep
 
 # one process, so that the rows to compare with are made once
 pytestmark = [pytest.mark.slow, pytest.mark.sim, pytest.mark.xdist_group("same rows")]
@@ -37,26 +37,25 @@ CALLS = ["episode_id", "call", "step", "eef_displacement", "pruned", "visual_tok
 CALLS += ["llm_prefill_macs", "total_flops", "scoring_flops"]
 
 
-def run(path, **options):
-    folder = path.parent / "out"
-    return run_sweep(load_sweep(path, overrides={"output": str(folder), **options}), [])
+def run(path, launcher=None, **options):
+    sweep = load_sweep(path, overrides={"output": str(path.parent / "out"), **options})
+    return run_cells(sweep.cells, [], launcher=launcher).code
 
 
-def with_one_worker(path, monkeypatch):
+def with_one_worker(path):
     assert run(path, workers=1) == 0
 
 
-def with_four_workers_in_shuffled_order(path, monkeypatch):
-    jobs = runner.Runner._jobs
-
-    def shuffled(self, engines):
-        return random.Random(1).sample(asked := jobs(self, engines), len(asked))
-
-    monkeypatch.setattr(runner.Runner, "_jobs", shuffled)
-    assert run(path, workers=4) == 0
+class Shuffled(Local):
+    def run(self, jobs, guard, stopping, say):
+        return super().run(random.Random(1).sample(jobs, len(jobs)), guard, stopping, say)
 
 
-def killed_and_resumed(path, monkeypatch):
+def with_four_workers_in_shuffled_order(path):
+    assert run(path, Shuffled(), workers=4) == 0
+
+
+def killed_and_resumed(path):
     command = [sys.executable, "-m", "vlaprune_bench.cli.sweep", "run", str(path)]
     folder = path.parent / "out"
     sweep = subprocess.Popen(
@@ -72,7 +71,7 @@ def killed_and_resumed(path, monkeypatch):
     assert run(path) == 0
 
 
-def on_a_cluster_that_loses_nodes(path, monkeypatch):
+def on_a_cluster_that_loses_nodes(path):
     said = run_while_nodes_die(path)
     assert sum(bool(re.search("was lost: its [1-9]", text)) for text in said) == 2, said
 
@@ -104,10 +103,10 @@ def rows_of(folder):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_same_rows(way, in_this_process, tmp_path, monkeypatch):
+def test_the_same_rows(way, in_this_process, tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(FILE)
-    way(path, monkeypatch)
+    way(path)
     for one, two in zip(in_this_process, rows_of(tmp_path / "out"), strict=True):
         pd.testing.assert_frame_equal(one, two, check_exact=True)
 

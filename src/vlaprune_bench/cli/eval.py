@@ -24,7 +24,12 @@ from vlaprune_bench.types import UserError
 
 
 def parse(argv: list[str]) -> EvalConfig:
-    """argv to configuration.
+    """argv to configuration; see `parse_all`."""
+    return parse_all(argv).run
+
+
+def parse_all(argv: list[str]) -> Any:
+    """argv to configuration (`run`) and what else was said (`retry_errors`).
 
     tyro cannot choose a subclass by a flag, so the file and the method are looked up first and
     the rest is parsed with the object they give as default.
@@ -36,18 +41,20 @@ def parse(argv: list[str]) -> EvalConfig:
     if plugin is not None:
         load_plugin(Path(plugin))
     default = load(Path(config)) if config is not None else EvalConfig()
-    if method is not None and method != default.pruner.name:
-        default = replace(default, pruner=method_class(method)())
-    pruner, inner = _choose_inner(default.pruner, argv)
+    pruner = default.what.pruner
+    if method is not None and method != pruner.name:
+        pruner = method_class(method)()
+    pruner, inner = _choose_inner(pruner, argv)
     _refuse_doubles(pruner)
-    default = replace(default, pruner=pruner)
+    default = default.but(pruner=pruner)
 
     command_line = make_dataclass(
         "CommandLine",
         [
             ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
             ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
-            ("method", *_flag(str, f"One of: {', '.join(methods())}.", default.pruner.name)),
+            ("retry_errors", *_switch("Run the episodes again that ended in errors, those alone.")),
+            ("method", *_flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
             *inner,
             ("run", EvalConfig, field(default=default)),
         ],
@@ -63,11 +70,16 @@ def parse(argv: list[str]) -> EvalConfig:
     )
     if unknown:
         raise UserError(_explain(unknown[0], parsed.run))
-    return parsed.run
+    return parsed
 
 
 def _flag(kind: Any, help_text: str, default: Any) -> tuple[Any, Any]:
     return Annotated[kind, tyro.conf.arg(help=help_text)], field(default=default)
+
+
+def _switch(help_text: str) -> tuple[Any, Any]:
+    kind = Annotated[bool, tyro.conf.arg(help=help_text), tyro.conf.FlagCreatePairsOff]
+    return kind, field(default=False)
 
 
 def peek(argv: list[str], flag: str) -> str | None:
@@ -137,19 +149,23 @@ def _explain(unknown: str, config: EvalConfig) -> str:
     owners = [name for name, cls in methods().items() if flag in _options(cls)]
     if owners:
         return (
-            f"{flag} is an option of {', '.join(owners)}; the method is {config.pruner.name}, "
+            f"{flag} is an option of {', '.join(owners)}; the method is {config.what.pruner.name}, "
             "which does not read it."
         )
-    known = ["--config", "--plugin", "--method", *_options(EvalConfig)]
-    known += _options(config.pruner, deep=True)
+    known = ["--config", "--plugin", "--retry-errors", "--method", *_options(EvalConfig)]
+    known += _options(config.what.pruner, deep=True)
     return f"unknown option {unknown}{nearest(flag, known)}."
 
 
 def run(argv: list[str]) -> None:
-    config = parse(argv)
-    from vlaprune_bench.rollout.engine import evaluate
+    asked = parse_all(argv)
+    config = asked.run
+    from vlaprune_bench.report.summary import show_summary
+    from vlaprune_bench.rollout.runner import run_cells
 
-    raise SystemExit(evaluate(config, command_line=["vlaprune-eval", *argv]))
+    outcome = run_cells([config], ["vlaprune-eval", *argv], retry=asked.retry_errors)
+    show_summary(config.storage.output)
+    raise SystemExit(outcome.code)
 
 
 main = command(run)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from vlaprune_bench.cli import command
-from vlaprune_bench.config import nearest
+from vlaprune_bench.config import OPTIONS, EvalConfig, nearest, to_dict
 from vlaprune_bench.pruning import load_plugin
 from vlaprune_bench.types import UserError
 
@@ -30,8 +30,8 @@ Action = Literal["plan", "run", "status", "retry-errors"]
 
 
 @dataclass(frozen=True)
-class CommandLine:
-    """What to do with a sweep; options here win over the file's in every cell."""
+class SweepOptions:
+    """What to do with a sweep."""
 
     action: Annotated[Action, tyro.conf.Positional]
     """plan (print it), run (what is missing), status, or retry-errors (those alone)."""
@@ -41,54 +41,22 @@ class CommandLine:
     """The sweep's small form: minutes, with the embedded checkpoint."""
     plugin: Path | None = None
     """Python file that registers your own method."""
-    output: Path | None = None
-    """Results folder; by default results/sweeps/NAME (results/smoke/NAME with --smoke)."""
-    checkpoint: str | None = None
-    """A folder, a Hugging Face hub id, or an embedded one."""
-    trials: int | None = None
-    """Trials per task."""
-    task_ids: tuple[int, ...] | None = None
-    """Tasks of the suite to run, from 0."""
-    max_steps: int | None = None
-    """Control steps per episode."""
-    device: str | None = None
-    """cpu, cuda, cuda:N or auto."""
-    dtype: str | None = None
-    """float32, bfloat16, float16 or auto."""
-    assets: str | None = None
-    """Simulator assets: real, lite, a folder, or auto."""
-    workers: int | Literal["auto"] | None = None
-    """Simulator processes beside the policy's, or auto; 0: in its own process."""
-    batch: int | None = None
-    """Episodes a policy call may serve; latency is a claim only at 1."""
-    episode_timeout: float | None = None
-    """Seconds a simulator may be silent before its episode ends with status timeout."""
     launcher: Literal["local", "ray"] = "local"
     """Where episodes run: on this machine, or on a Ray cluster."""
     address: str | None = None
     """The Ray cluster's: auto (of this node), HOST:PORT, or local (this machine alone)."""
-    wandb: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Mirror episode rows to Weights & Biases: one run per cell, grouped by the file's name."""
-    wandb_project: str | None = None
-    """Project name on Weights & Biases."""
-    wandb_entity: str | None = None
-    """User or team on Weights & Biases."""
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """Options of the evaluation that were given."""
-        own = ("action", "file", "smoke", "plugin", "launcher", "address")
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in own}
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
-        return {
-            k: list(v) if isinstance(v, tuple) else v
-            for k, v in plain.items()
-            if v is not None and v is not False
-        }
 
 
-def parse(argv: list[str]) -> CommandLine:
-    """argv to what is asked.
+@dataclass(frozen=True)
+class CommandLine:
+    """A sweep, and options of an evaluation that win over the file's in every cell."""
+
+    sweep: SweepOptions
+    run: EvalConfig = EvalConfig()
+
+
+def parse(argv: list[str]) -> tuple[SweepOptions, dict[str, Any]]:
+    """argv to what is asked, and the options of the evaluation that were given.
 
     Raises:
         UserError: an unknown option.
@@ -99,21 +67,30 @@ def parse(argv: list[str]) -> CommandLine:
         prog="vlaprune-sweep",
         description=__doc__,
         args=argv,
+        config=(tyro.conf.OmitArgPrefixes,),
         return_unknown_args=True,
     )
     if unknown:
-        known = [f"--{f.name.replace('_', '-')}" for f in fields(CommandLine)[2:]]
+        names = [*(f.name for f in fields(SweepOptions)[2:]), *OPTIONS]
+        known = [f"--{name.replace('_', '-')}" for name in names if name != "pruner"]
         raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0], known)}.")
-    return parsed
+    values = to_dict(parsed.run)
+    return parsed.sweep, {name: values[name] for name in values if _is_given(name, argv)}
+
+
+def _is_given(option: str, argv: list[str]) -> bool:
+    flags = (arg.split("=", 1)[0].replace("_", "-") for arg in argv)
+    name = option.replace("_", "-")
+    return any(flag in (f"--{name}", f"--no-{name}") for flag in flags)
 
 
 def run(argv: list[str]) -> None:
-    asked = parse(argv)
+    asked, overrides = parse(argv)
     if asked.plugin is not None:
         load_plugin(asked.plugin)
     from vlaprune_bench.sweep.file import load_sweep
 
-    sweep = load_sweep(asked.file, smoke=asked.smoke, overrides=asked.overrides)
+    sweep = load_sweep(asked.file, smoke=asked.smoke, overrides=overrides)
     if asked.action in ("plan", "status"):
         from rich.console import Console
 
@@ -126,19 +103,17 @@ def run(argv: list[str]) -> None:
         else:
             show_status(plan, holder(plan.folder), Console())
         return
-    from vlaprune_bench.sweep.run import run_sweep
+    from vlaprune_bench.report.summary import show_summary
+    from vlaprune_bench.rollout.runner import run_cells
 
+    retry = asked.action == "retry-errors"
     with _launcher(asked) as launcher:
-        code = run_sweep(
-            sweep,
-            ["vlaprune-sweep", *argv],
-            retry=asked.action == "retry-errors",
-            launcher=launcher,
-        )
-    raise SystemExit(code)
+        outcome = run_cells(sweep.cells, ["vlaprune-sweep", *argv], retry=retry, launcher=launcher)
+    show_summary(sweep.folder, outcome.asked)
+    raise SystemExit(outcome.code)
 
 
-def _launcher(asked: CommandLine) -> AbstractContextManager[RayLauncher | None]:
+def _launcher(asked: SweepOptions) -> AbstractContextManager[RayLauncher | None]:
     """The cluster asked for, or None for this machine."""
     if asked.launcher == "local":
         if asked.address is not None:

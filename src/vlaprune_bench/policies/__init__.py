@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, EvalProtocol, UserError
 
 if TYPE_CHECKING:
-    from vlaprune_bench.policies.base import Policy
+    from vlaprune_bench.policies.base import SwappablePolicy
     from vlaprune_bench.policies.checkpoint import Checkpoint
     from vlaprune_bench.pruning.base import Pruner
 
@@ -53,7 +53,7 @@ def load_policy(
     count_every: int = 0,
     policy: str = "auto",
     options: Sequence[str] = (),
-) -> Policy:
+) -> SwappablePolicy:
     """Load a checkpoint with a pruning method.
 
     Args:

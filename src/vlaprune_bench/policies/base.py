@@ -84,12 +84,19 @@ class Policy(Protocol):
 
     info: PolicyInfo
 
-    def start(self, instruction: str, seed: int, noise_seed: int | None = None) -> Memory:
+    def start(
+        self,
+        instruction: str,
+        seed: int,
+        pruner: Pruner | None = None,
+        noise_seed: int | None = None,
+    ) -> Memory:
         """Begin an episode.
 
         Args:
-            instruction: what the robot is told.
-            seed: of what a method draws.
+            instruction: what the robot is to do.
+            seed: of what its method draws.
+            pruner: its method; None: the one the policy was loaded with.
             noise_seed: of what the policy itself draws (flow matching); None: `seed`.
         """
         ...
@@ -127,5 +134,17 @@ class Policy(Protocol):
         Raises:
             ValueError: two calls are of one episode.
             Exception: whatever a computation for several calls raises, such as a full GPU.
+        """
+        ...
+
+
+class SwappablePolicy(Policy, Protocol):
+    """A policy whose episodes may have different methods."""
+
+    def fit(self, pruner: Pruner) -> Pruner:
+        """A method as this model runs it.
+
+        Raises:
+            UserError: it does not fit the model.
         """
         ...

@@ -79,7 +79,13 @@ class VLA(ABC):
         return {}
 
     @abstractmethod
-    def start(self, instruction: str, seed: int, noise_seed: int | None = None) -> Memory:
+    def start(
+        self,
+        instruction: str,
+        seed: int,
+        pruner: Pruner | None = None,
+        noise_seed: int | None = None,
+    ) -> Memory:
         """Begin an episode; see `Policy.start`.
 
         Raises:
@@ -114,7 +120,7 @@ class VLA(ABC):
 
     @property
     def pruner(self) -> Pruner:
-        """The method that the next episodes start with, fitted to this model.
+        """The method of episodes that name none, fitted to this model.
 
         Raises:
             UserError: on assignment, of one that does not fit.
@@ -123,9 +129,17 @@ class VLA(ABC):
 
     @pruner.setter
     def pruner(self, pruner: Pruner) -> None:
+        self._pruner = self.fit(pruner)
+
+    def fit(self, pruner: Pruner) -> Pruner:
+        """A method as this model runs it; see `SwappablePolicy`."""
         n_layers = self.stack.n_layers
         pruner.check(n_layers)
-        self._pruner = pruner.fit(n_layers)
+        return pruner.fit(n_layers)
+
+    def _method(self, pruner: Pruner | None) -> Pruner:
+        """The method of an episode that names this one, or none."""
+        return self.pruner if pruner is None else self.fit(pruner)
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
         """One policy call; see `Policy.act`.

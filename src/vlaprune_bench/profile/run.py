@@ -99,7 +99,7 @@ def profile(config: ProfileConfig, tick: Callable[[str], None] = print) -> list[
     }
     shared["profile_id"] = digest([shared, started.isoformat(), asdict(config)])
     graphs = policy.graphs is not None
-    rows = [summarise(variant, variants[0], shared, graphs) for variant in variants]
+    rows = [profile_row(variant, variants[0], shared, graphs) for variant in variants]
 
     from vlaprune_bench.store import write_rows
 
@@ -207,7 +207,7 @@ class _Peak:
             yield peak, peak - self._before
 
 
-def summarise(
+def profile_row(
     variant: Variant, none: Variant, shared: dict[str, Any], graphs: bool = False
 ) -> ProfileRow:
     """One method's row.

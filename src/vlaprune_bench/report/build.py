@@ -16,7 +16,7 @@ from vlaprune_bench.report.compare import (
     trials_table,
 )
 from vlaprune_bench.report.overview import Overview
-from vlaprune_bench.report.published_match import side_by_side
+from vlaprune_bench.report.published_match import match_tables
 from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
 from vlaprune_bench.report.table import Table
 
@@ -63,7 +63,7 @@ class Report:
     @cached_property
     def beside(self) -> list[Table]:
         """Published rows beside ours, where any match."""
-        return side_by_side(self.overview)
+        return match_tables(self.overview)
 
     @cached_property
     def warnings(self) -> list[str]:

@@ -22,7 +22,7 @@ LATENCIES = [f"latency_{stage}_ms" for stage in ("total", *STAGES)]
 """Columns of the whole call and of its parts."""
 
 
-def read_calls(
+def select_calls(
     folder: Path, columns: Sequence[str], episode_ids: Collection[str] | None = None
 ) -> pd.DataFrame:
     """Some columns of the policy calls of a results folder.
@@ -99,7 +99,7 @@ def measured_calls(folder: Path, episodes: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     names = ["call", "step", "warmup", "visual_tokens_kept", "batch_size", *LATENCIES]
-    calls = read_calls(folder, names)
+    calls = select_calls(folder, names)
     columns = ["cell", "device", "batch_size"]
     known = episodes.drop_duplicates("episode_id").set_index("episode_id")[columns]
     known = known.assign(device=known.device.astype("category"))

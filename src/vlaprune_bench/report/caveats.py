@@ -78,14 +78,14 @@ def _mixtures(results: Results) -> Iterator[str]:
             yield f"{checkpoint} stands for {group.checkpoint_hash.nunique()} different checkpoints"
     if any(str(revision).endswith("-dirty") for revision in episodes.git_revision.unique()):
         yield "some episodes ran from a source tree with changes that were not committed"
-    for name, found in versions(episodes).items():
+    for name, found in versions_seen(episodes).items():
         if len(found) > 1:
             yield f"mixed versions of {name}: {', '.join(found)}"
     if (episodes.budget != "protocol").any():
         yield "some episodes had another budget than their protocol's"
 
 
-def versions(episodes: pd.DataFrame) -> dict[str, list[str]]:
+def versions_seen(episodes: pd.DataFrame) -> dict[str, list[str]]:
     """Package versions that occur, by package."""
     found: dict[str, set[str]] = {}
     for text in episodes.versions.unique():

@@ -1,29 +1,34 @@
 """From episodes to cells: which episodes are one configuration, and what it is called.
 
-A cell is a method with its options in one setting. Episodes of several suites belong to one cell;
-published OpenVLA-OFT checkpoints are one per suite, so the checkpoint is part of the setting only
-where a policy ran one suite with more than one of them.
+A cell is a method with its options in one setting. What makes a setting, a method and a pair is
+said by the columns themselves (`types.Role`). Episodes of several suites belong to one cell, though
+budgets and published OpenVLA-OFT checkpoints are one per suite: see `_settings`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.config import flatten
-from vlaprune_bench.types import PROTOCOLS, SUITES, UserError
+from vlaprune_bench.types import PROTOCOLS, SUITES, Role, UserError, columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTING = ("policy", "checkpoint", "assets", "protocol", "budget", "dtype", "attention")
-"""What must agree before two methods are compared."""
-PAIR = ["suite", "task", "trial", "seed"]
+PAIR = list(columns(Role.PAIR))
 """What makes two episodes of one setting the same episode."""
+SHOWN = {"checkpoint_hash": "checkpoint", "assets_hash": "assets", "max_steps": "budget"}
+"""Parts of a setting that are shown under another name, see `_settings`."""
+SETTING = tuple(SHOWN.get(name, name) for name in columns(Role.SETTING))
+"""What must agree before two methods are compared."""
+USUAL = {"protocol": "openvla", "budget": "protocol", "scenes": "reference", "execute_steps": "8"}
+"""Parts of a setting that no title needs to say."""
 DECISIONS = ["success", "steps", "calls", "pruned_call_fraction", "visual_tokens_kept_mean"]
 """Columns of an episode that agree where all decisions do."""
 TITLES = {name: name.removeprefix("libero_").capitalize() for name in SUITES}
@@ -57,8 +62,8 @@ class Results:
 
     folder: Path
     episodes: pd.DataFrame
-    """As `load_results` gives them, with columns `budget`, `family`, `cell` and `pair` (a number
-    for what `PAIR` tells apart) added."""
+    """As `load_results` gives them, with columns `budget`, `cell` and `pair` (a number for what
+    `PAIR` tells apart) added."""
     cells: list[Cell]
     runs: dict[str, str] = field(default_factory=dict)
     """Text of each `_runs/<run_id>.yaml`: command and configuration."""
@@ -140,18 +145,42 @@ def gather(
         folder: where calls and videos lie.
         runs: configuration texts by run id.
     """
-    episodes = episodes.copy()
-    episodes["budget"] = _budgets(episodes)
-    episodes["family"] = _families(episodes)
-    columns = ["family" if name == "checkpoint" else name for name in SETTING]
-    columns += ["method", "keep", "method_options"]
-    number = episodes.groupby(columns, dropna=False).ngroup()
-    kinds = episodes[columns].assign(number=number).drop_duplicates("number")
-    made = [_cell(dict(zip(columns, row, strict=False))) for row in kinds.itertuples(index=False)]
+    episodes = episodes.reset_index(drop=True)
+    setting = _settings(episodes)
+    episodes["budget"] = setting["budget"]
+    kinds = setting.join(episodes[[*columns(Role.METHOD), "keep"]])
+    number = kinds.groupby(list(kinds), dropna=False).ngroup()
+    distinct = kinds.assign(number=number).drop_duplicates("number")
+    made = [_cell(row) for row in distinct.to_dict("records")]
     order = sorted(range(len(made)), key=lambda k: _rank(made[k]))
     episodes["pair"] = episodes.groupby(PAIR).ngroup()
-    episodes["cell"] = number.map({int(kinds.number.iloc[k]): i for i, k in enumerate(order)})
+    episodes["cell"] = number.map({int(distinct.number.iloc[k]): i for i, k in enumerate(order)})
     return Results(folder, episodes, _name([made[k] for k in order]), runs or {})
+
+
+def _settings(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Columns of `SETTING` as text: what must agree, in words.
+
+    A budget is `protocol` where it is the suite's. A checkpoint and an asset set have their names,
+    with the hash where one name stands for several; checkpoints that are one for each suite are
+    `one per suite`.
+    """
+    import pandas as pd
+
+    found = {name: episodes[name] for name in columns(Role.SETTING)}
+    found["max_steps"] = pd.Series(_budgets(episodes), episodes.index)
+    found["checkpoint_hash"] = _families(episodes, _named(episodes, "checkpoint"))
+    found["assets_hash"] = _named(episodes, "assets")
+    return pd.DataFrame(
+        {SHOWN.get(name, name): values.astype(str) for name, values in found.items()}
+    )
+
+
+def _named(episodes: pd.DataFrame, name: str) -> pd.Series:
+    """Names, with the hash beside those that stand for more than one."""
+    hashes = episodes[f"{name}_hash"].astype(str)
+    many = hashes.groupby(episodes[name]).transform("nunique") > 1
+    return episodes[name].mask(many, episodes[name] + " " + hashes.str[:6])
 
 
 def _budgets(episodes: pd.DataFrame) -> list[str]:
@@ -167,21 +196,20 @@ def _budgets(episodes: pd.DataFrame) -> list[str]:
     return [names[key] for key in keys]
 
 
-def _families(episodes: pd.DataFrame) -> pd.Series:
+def _families(episodes: pd.DataFrame, checkpoint: pd.Series) -> pd.Series:
     """The checkpoint, or `one per suite` where that tells the same and no suite had two."""
-    group = episodes.groupby(["policy", "assets"]).checkpoint
-    many = group.transform("nunique") > 1
-    per_suite = episodes.groupby(["policy", "assets", "suite"]).checkpoint.transform("nunique")
-    clash = (per_suite > 1).groupby([episodes.policy, episodes.assets]).transform("any")
-    return episodes.checkpoint.mask(many & ~clash, "one per suite")
+    place = [episodes.policy, episodes.assets_hash]
+    many = checkpoint.groupby(place).transform("nunique") > 1
+    per_suite = checkpoint.groupby([*place, episodes.suite]).transform("nunique")
+    clash = (per_suite > 1).groupby(place).transform("any")
+    return checkpoint.mask(many & ~clash, "one per suite")
 
 
-def _cell(row: dict[str, Any]) -> Cell:
+def _cell(row: Mapping[Hashable, Any]) -> Cell:
     keep = math.nan if row["keep"] is None else float(row["keep"])
     options = flatten(json.loads(row["method_options"]))
     options.pop("keep", None)
-    setting = {n: str(row["family" if n == "checkpoint" else n]) for n in SETTING}
-    return Cell(0, row["method"], keep, options, setting, "")
+    return Cell(0, row["method"], keep, options, {n: row[n] for n in SETTING}, "")
 
 
 def _rank(cell: Cell) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from vlaprune_bench.measure.stats import Rate
 from vlaprune_bench.report.build import Report
-from vlaprune_bench.report.calls import LATENCIES, STAGES, read_calls
+from vlaprune_bench.report.calls import LATENCIES, STAGES, select_calls
 from vlaprune_bench.report.cells import TITLES, Cell
 from vlaprune_bench.report.sweeps import Axis, value_of
 
@@ -208,7 +208,7 @@ def _timelines(report: Report) -> list[Chart]:
     results = report.results
     mixed = results.episodes[results.episodes.pruned_call_fraction.between(0, 1, "neither")]
     chosen = mixed.groupby("cell").head(2).head(TIMELINES)
-    calls = read_calls(results.folder, ["call", "step", "pruned", MOTION], set(chosen.episode_id))
+    calls = select_calls(results.folder, ["call", "step", "pruned", MOTION], set(chosen.episode_id))
     made = []
     for row in chosen.itertuples():
         own = calls[calls.episode_id == row.episode_id].sort_values("call")

@@ -17,7 +17,7 @@ from vlaprune_bench.measure.stats import (
     trials_to_see,
 )
 from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
-from vlaprune_bench.report.overview import identity, identity_columns
+from vlaprune_bench.report.overview import cell_columns, cell_values
 from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
@@ -74,19 +74,19 @@ def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
     """
     rows: list[dict[str, Any]] = []
     for pair in found:
-        rows.append({**identity(pair.cell), **_row("all", pair.frame, margin)})
+        rows.append({**cell_values(pair.cell), **_row("all", pair.frame, margin)})
         if len(results.suites) > 1:
             for suite in results.suites:
                 own = pair.frame[pair.frame.suite == suite]
                 if len(own):
-                    rows.append({**identity(pair.cell), **_row(suite, own, margin)})
+                    rows.append({**cell_values(pair.cell), **_row(suite, own, margin)})
     for whole in (True, False):
         family = [row for row in rows if (row["suite"] == "all") == whole]
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row["p_holm"] = p
             row["verdict"] = _verdict(row)
     columns = [
-        *identity_columns(results),
+        *cell_columns(results),
         Column("suite", "suite", leading=True),
         Column("pairs", "pairs", "count"),
         Column("losses", "only none\nsolved", "count"),
@@ -136,10 +136,10 @@ def discordant_table(results: Results, found: list[Pairs]) -> Table:
     rows = []
     for pair in found:
         for who, frame in (("none", pair.losses), (pair.cell.method, pair.gains)):
-            known = {**identity(pair.cell), "solved_by": who}
+            known = {**cell_values(pair.cell), "solved_by": who}
             rows += [{**known, **row} for row in frame.to_dict("records")]
     columns = [
-        *identity_columns(results),
+        *cell_columns(results),
         *(Column(name, name) for name in PAIR),
         Column("solved_by", "solved only by"),
         Column("episode_id", "episode"),
@@ -160,7 +160,7 @@ def trials_table(results: Results, found: list[Pairs]) -> Table:
         total = sum(len(pair.frame) for pair in own)
         share = sum(len(p.losses) + len(p.gains) for p in own) / total if total else math.nan
         for design, value in (("two runs", base.value), ("pairs", share)):
-            row = {**identity(cell), "design": design, "from": value}
+            row = {**cell_values(cell), "design": design, "from": value}
             for difference in SEEN:
                 if design == "two runs":
                     row[f"d{difference}"] = trials_to_see(difference, value)

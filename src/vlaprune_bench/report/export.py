@@ -6,9 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from vlaprune_bench.report.build import Report
-from vlaprune_bench.report.caveats import versions
+from vlaprune_bench.report.caveats import versions_seen
 from vlaprune_bench.report.table import markdown
-from vlaprune_bench.types import EpisodeRow, UserError
+from vlaprune_bench.types import EpisodeRow, Role, UserError, columns
 
 
 def export(report: Report, file: Path, force: bool = False) -> Path:
@@ -80,10 +80,12 @@ def card(report: Report, name: str) -> str:
     if report.paired.rows:
         lines.append(markdown(report.paired))
     lines += ["## How it was made", ""]
-    for column in ("policy", "checkpoint", "assets", "protocol", "device", "dtype", "attention"):
+    for column in (*columns(Role.SETTING), "checkpoint", "assets", "device"):
         values = ", ".join(sorted(map(str, episodes[column].unique())))
         lines.append(f"- {column}: {values}")
-    found = (f"{package} {', '.join(numbers)}" for package, numbers in versions(episodes).items())
+    found = (
+        f"{package} {', '.join(numbers)}" for package, numbers in versions_seen(episodes).items()
+    )
     lines += [f"- versions: {'; '.join(found)}", "", "## Columns", ""]
     lines += ["| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
     for f in fields(EpisodeRow):

@@ -10,7 +10,7 @@ import yaml
 
 from vlaprune_bench.measure.stats import average, rate
 from vlaprune_bench.report.calls import LATENCIES, measured_calls
-from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.cells import PAIR, TITLES, USUAL, Cell, Results
 from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LATENCY = (
 )
 
 
-def identity_columns(results: Results) -> list[Column]:
+def cell_columns(results: Results) -> list[Column]:
     """The columns that say which cell a row is."""
     columns = [Column(name, name, leading=True) for name in results.shown_settings]
     columns.append(Column("method", "method", leading=True))
@@ -40,7 +40,7 @@ def identity_columns(results: Results) -> list[Column]:
     return columns
 
 
-def identity(cell: Cell) -> dict[str, Any]:
+def cell_values(cell: Cell) -> dict[str, Any]:
     return {
         **cell.setting,
         "method": cell.method,
@@ -96,7 +96,7 @@ class Overview:
         rows = []
         for cell in results.cells:
             episodes = results.episodes_of(cell)
-            row = identity(cell)
+            row = cell_values(cell)
             arrays = []
             for suite in results.suites:
                 own = self.by_task.get((cell.index, suite))
@@ -109,7 +109,7 @@ class Overview:
             row["errors"] = len(episodes) - row["episodes"]
             row["missing"] = self.absent[cell.index]
             rows.append(row)
-        columns = identity_columns(results)
+        columns = cell_columns(results)
         columns += [Column(suite, TITLES.get(suite, suite), "percent") for suite in results.suites]
         if len(results.suites) > 1:
             columns.append(Column("average", "average", "percent"))
@@ -123,11 +123,10 @@ class Overview:
     def shared(self) -> str:
         """What all cells have in common, for titles."""
         setting = self.results.cells[0].setting
-        usual = {"protocol": "openvla", "budget": "protocol"}
         shown = [
             f"{value} assets" if name == "assets" else value
             for name, value in setting.items()
-            if name not in self.results.shown_settings and usual.get(name) != value
+            if name not in self.results.shown_settings and USUAL.get(name) != value
         ]
         return f": {', '.join(shown)}" if shown else ""
 
@@ -138,7 +137,7 @@ class Overview:
         rows = []
         for cell in results.cells:
             for device, episodes in results.episodes_of(cell).groupby("device"):
-                rows.append({**identity(cell), "device": str(device), **_means(episodes)})
+                rows.append({**cell_values(cell), "device": str(device), **_means(episodes)})
                 rows[-1] |= self._latency(cell, str(device), episodes)
         plain = {(row["cell"], row["device"]): row for row in rows}
         for row in rows:
@@ -147,7 +146,7 @@ class Overview:
             if none:
                 for name in ("macs", "flops", "p50", "p90"):
                     row[f"{name}_ratio"] = _ratio(row[name], none[name])
-        columns = identity_columns(results)
+        columns = cell_columns(results)
         if results.episodes.device.nunique() > 1:
             columns.append(Column("device", "device"))
         columns += [

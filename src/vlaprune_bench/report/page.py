@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import Rate
 from vlaprune_bench.report.build import Report
-from vlaprune_bench.report.caveats import versions
+from vlaprune_bench.report.caveats import versions_seen
 from vlaprune_bench.report.cells import TITLES, Results
 from vlaprune_bench.report.charts import Chart, charts, full_label
 from vlaprune_bench.report.gallery import links, partners
@@ -80,7 +80,7 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         published=published_tables(),
         cells=_cells(results),
         hardware=_hardware(results.episodes),
-        versions=versions(results.episodes),
+        versions=versions_seen(results.episodes),
         groups=_groups(charts(report)),
         films=bool(data["videos"]),
         data=_script(data),

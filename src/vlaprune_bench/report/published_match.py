@@ -30,7 +30,7 @@ def matches(cell: Cell, entry: Entry) -> bool:
     )
 
 
-def side_by_side(overview: Overview) -> list[Table]:
+def match_tables(overview: Overview) -> list[Table]:
     """Ours beside the published rows of the same backbone, method and keep: success, then cost.
 
     Untrained checkpoints are left out: their numbers compare with nothing.

@@ -1,13 +1,14 @@
-"""The short table a run prints at its end, one row per checkpoint, suite and method."""
+"""What a run prints at its end: a short table, one row per cell and suite, and where things lie."""
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.config import flatten
 from vlaprune_bench.measure.stats import wilson
+from vlaprune_bench.report.cells import USUAL, gather
 from vlaprune_bench.report.table import si
 
 if TYPE_CHECKING:
@@ -15,8 +16,42 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+LOG_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def show_summary(folder: Path, ids: Collection[str] | None = None) -> None:
+    """Print the table over what a results folder holds, and where things lie.
+
+    Args:
+        folder: of the results.
+        ids: of these episodes alone; None: of all.
+    """
+    from rich.console import Console
+
+    from vlaprune_bench.store import load_results, read_episodes
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, LOG_WIDTH)
+    there = set(read_episodes(folder, ["episode_id"])[0]["episode_id"].to_pylist())
+    if not (there if ids is None else there & set(ids)):
+        console.print(f"no episode was finished; {folder} has none of them", soft_wrap=True)
+        return
+    rows = load_results(folder)
+    if ids is not None:
+        rows = rows[rows.episode_id.isin(list(ids))]
+    console.print(summary_table(summarise(rows)))
+    lines = [f"parquet: {folder} (pandas.read_parquet reads the folder)"]
+    videos = sorted((folder / "_videos").glob("[!.]*.mp4"))
+    if videos:
+        lines.append(f"video: {videos[0]}" + f" and {len(videos) - 1} more" * (len(videos) > 1))
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
-    """One row per checkpoint, suite and method with its options.
+    """One row per cell of the report and suite.
 
     Success rate counts the episodes with status ok; errors and timeouts have a column of their
     own and are no failures of the policy.
@@ -25,63 +60,65 @@ def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
         episodes: as `store.load_results` gives them.
 
     Returns:
-        Columns checkpoint, suite, assets, method, keep, options, episodes, errors, success_rate
-        with its interval (fractions), pruned_calls (fraction), visual_tokens, llm_prefill_tmacs,
-        total_tflops (per call), latency_p50_ms.
+        The parts of the setting, then columns suite, method, keep, options, episodes, errors,
+        success_rate with its interval (fractions), pruned_calls (fraction), visual_tokens,
+        llm_prefill_tmacs, total_tflops (per call), latency_p50_ms.
     """
     import pandas as pd
 
-    keys = ["checkpoint", "suite", "assets", "method", "keep", "method_options"]
+    results = gather(episodes)
     rows = []
-    for key, group in episodes.groupby(keys, dropna=False, sort=True):
-        ok = group[group.status == "ok"]
-        successes = int(ok.success.sum())
-        low, high = wilson(successes, len(ok))
-        weights = group.calls / group.calls.sum()
-        rows.append(
-            {
-                **dict(zip(keys, key, strict=True)),
-                "episodes": len(ok),
-                "errors": len(group) - len(ok),
-                "success_rate": successes / len(ok) if len(ok) else math.nan,
-                "success_low": low,
-                "success_high": high,
-                "pruned_calls": (group.pruned_call_fraction * weights).sum(),
-                "visual_tokens": (group.visual_tokens_kept_mean * weights).sum(),
-                "llm_prefill_tmacs": (group.llm_prefill_macs_mean * weights).sum() / 1e12,
-                "total_tflops": (group.total_flops_mean * weights).sum() / 1e12,
-                "latency_p50_ms": group.latency_p50_ms.median(),
-            }
-        )
+    for cell in results.cells:
+        for suite, group in results.episodes_of(cell).groupby("suite", sort=True):
+            ok = group[group.status == "ok"]
+            successes = int(ok.success.sum())
+            low, high = wilson(successes, len(ok))
+            weights = group.calls / group.calls.sum()
+            rows.append(
+                {
+                    **cell.setting,
+                    "suite": suite,
+                    "method": cell.method,
+                    "keep": cell.keep,
+                    "options": cell.varying,
+                    "episodes": len(ok),
+                    "errors": len(group) - len(ok),
+                    "success_rate": successes / len(ok) if len(ok) else math.nan,
+                    "success_low": low,
+                    "success_high": high,
+                    "pruned_calls": (group.pruned_call_fraction * weights).sum(),
+                    "visual_tokens": (group.visual_tokens_kept_mean * weights).sum(),
+                    "llm_prefill_tmacs": (group.llm_prefill_macs_mean * weights).sum() / 1e12,
+                    "total_tflops": (group.total_flops_mean * weights).sum() / 1e12,
+                    "latency_p50_ms": group.latency_p50_ms.median(),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def summary_table(summary: pd.DataFrame) -> Table:
-    """`summarise`'s rows for the terminal; what all rows share stands in the title.
-
-    Options in which rows of one method differ have a column each, beside keep.
-    """
+    """`summarise`'s rows for the terminal; what all rows share stands in the title."""
     from rich import box
     from rich.table import Table
 
-    names = ["checkpoint", "suite", "assets", "method"]
+    names = list(summary.columns[: summary.columns.get_loc("keep")])
     shared = [name for name in names if summary[name].nunique() == 1]
-    title = ", ".join(str(summary[name].iloc[0]) for name in shared)
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    usual = USUAL.items()
+    title = [str(summary[n].iloc[0]) for n in shared if (n, summary[n].iloc[0]) not in usual]
+    table = Table(title=", ".join(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption = "success: 95 % Wilson interval; costs are per policy call"
-    for name in (name for name in names if name not in shared):
-        table.add_column(name, overflow="fold", no_wrap=name == "method")
-    options = _varying_options(summary)
-    columns = list(dict.fromkeys(name for row in options for name in row))
-    for name in columns:
-        table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
+    shown = [name for name in names if name not in shared]
+    for name in shown:
+        table.add_column(name.replace("_", "\n"), overflow="fold", no_wrap=name == "method")
+    if summary.options.any():
+        table.add_column("options", overflow="fold")
     for name in ("keep", "episodes", "success", "pruned\ncalls", "visual\ntokens", "FLOPs", "p50"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row, own in zip(summary.to_dict("records"), options, strict=True):
+    for row in summary.to_dict("records"):
         errors = f" + {row['errors']} errors" if row["errors"] else ""
         table.add_row(
-            *(row[name] for name in names if name not in shared),
-            *(own.get(name, "") for name in columns),
+            *(str(row[name]) for name in shown),
+            *([row["options"]] if summary.options.any() else []),
             "" if math.isnan(row["keep"]) else f"{row['keep']:g}",
             f"{row['episodes']}{errors}",
             _rate(row) if row["episodes"] else "",
@@ -91,18 +128,6 @@ def summary_table(summary: pd.DataFrame) -> Table:
             "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
         )
     return table
-
-
-def _varying_options(summary: pd.DataFrame) -> list[dict[str, str]]:
-    """For each row the options, by their last name, in which rows of its method differ."""
-    flat = [flatten(json.loads(text)) for text in summary.method_options]
-    rows = list(zip(summary.method, flat, strict=True))
-    found = []
-    for method, own in rows:
-        alike = [options for name, options in rows if name == method]
-        differ = [k for k in own if k != "keep" and len({repr(o.get(k)) for o in alike}) > 1]
-        found.append({name.rsplit(".", 1)[-1]: str(own[name]) for name in differ})
-    return found
 
 
 def _rate(row: dict[Any, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlaprune_bench.report.calls import read_calls
+from vlaprune_bench.report.calls import select_calls
 from vlaprune_bench.report.cells import Cell, Results, differing, short_names, sortable
 from vlaprune_bench.report.overview import Overview
 from vlaprune_bench.report.table import Column, Table
@@ -183,7 +183,7 @@ def _same(results: Results, one: Cell, two: Cell) -> bool:
         return False
     ids, others = mine.episode_id[shared].tolist(), theirs.episode_id[shared].tolist()
     columns = ["call", "pruned", "kept_visual"]
-    digests = decisions(read_calls(results.folder, columns, [*ids, *others]))
+    digests = decisions(select_calls(results.folder, columns, [*ids, *others]))
     return all(
         a in digests and b in digests and digests[a] == digests[b]
         for a, b in zip(ids, others, strict=True)

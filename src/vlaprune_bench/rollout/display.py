@@ -1,9 +1,9 @@
-"""What a run prints: a live screen, or plain lines where nobody watches; a table at the end."""
+"""What a run prints while it runs: a live screen, or plain lines where nobody watches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
@@ -16,8 +16,6 @@ from rich.table import Table
 
 from vlaprune_bench.config import EvalConfig, labels
 from vlaprune_bench.measure.stats import wilson
-from vlaprune_bench.report.summary import summarise, summary_table
-from vlaprune_bench.store import Store, load_results
 from vlaprune_bench.types import EpisodeRow, Status
 
 MAX_LINES = 24
@@ -56,12 +54,12 @@ class Display:
     """Use as a context manager around the episodes."""
 
     def __init__(self, cells: Sequence[EvalConfig]) -> None:
-        self.output = cells[0].output
+        self.output = cells[0].storage.output
         self.console = Console()
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, LOG_WIDTH)
         self.counts = {
-            cell: Count(label, len(cell.tasks) * cell.trials)
+            cell: Count(label, len(cell.what.tasks) * cell.what.trials)
             for cell, label in zip(cells, labels(cells), strict=True)
         }
         self.bar = Progress(
@@ -160,27 +158,6 @@ class Display:
         if len(shown) < len(counts):
             table.add_row(f"and {len(counts) - len(shown)} cells that are further")
         return Group(table, self.bar)
-
-    def summary(self, store: Store, ids: Collection[str] | None = None) -> None:
-        """The table over what the results folder holds, and where things lie.
-
-        Args:
-            store: the folder.
-            ids: of these episodes alone; None: of all.
-        """
-        self.live.stop()
-        done = store.done()
-        if not (done if ids is None else done & set(ids)):
-            self.say(f"no episode was finished; {store.folder} has none of them")
-            return
-        rows = load_results(store.folder)
-        if ids is not None:
-            rows = rows[rows.episode_id.isin(list(ids))]
-        self.console.print(summary_table(summarise(rows)))
-        self.say(f"parquet: {store.folder} (pandas.read_parquet reads the folder)")
-        videos = sorted((store.folder / "_videos").glob("[!.]*.mp4"))
-        if videos:
-            self.say(f"video: {videos[0]}" + f" and {len(videos) - 1} more" * (len(videos) > 1))
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:

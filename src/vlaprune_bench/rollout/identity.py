@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlaprune_bench.config import EvalConfig, canonical, digest, method_options
-from vlaprune_bench.types import EpisodeSpec
+from vlaprune_bench.config import (
+    OPTIONS,
+    EvalConfig,
+    What,
+    canonical,
+    digest,
+    method_options,
+    to_dict,
+    without_pace,
+)
+from vlaprune_bench.types import (
+    DEFAULTS,
+    IDENTITY,
+    PROTOCOLS,
+    EpisodeRow,
+    EpisodeSpec,
+    UserError,
+)
 
 
 @dataclass(frozen=True)
@@ -22,28 +39,76 @@ class Facts:
     checkpoint_hash: str
     assets_hash: str
     dtype: str
+    chunk: int
+    """Actions a call gives."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
     """The episodes a configuration asks for, task by task, trials in order."""
+    what = config.what
     return [
-        EpisodeSpec(config.suite, task, trial, config.seed, config.protocol, config.budget)
-        for task in config.tasks
-        for trial in range(config.trials)
+        EpisodeSpec(what.suite, task, trial, what.seed, what.protocol, what.budget)
+        for task in what.tasks
+        for trial in range(what.trials)
     ]
 
 
 def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, Any]:
-    """What an episode is, as plain data; its digest is the episode's id."""
-    return {
+    """What an episode is, as plain data; its digest is the episode's id.
+
+    It has the columns of `types.IDENTITY`, but those that joined later and have their default.
+    """
+    what = config.what
+    known = {
         **asdict(spec),
-        "scenes": config.scenes,
-        "execute_steps": config.executed,
-        "method": config.pruner.name,
-        "method_options": method_options(config.pruner),
+        "scenes": what.scenes,
+        "execute_steps": _named_steps(what, facts),
+        "method": what.pruner.name,
+        "method_options": method_options(what.pruner),
         **asdict(facts),
-        "attention": config.attention,
+        "attention": config.compute.attention,
     }
+    later = DEFAULTS[EpisodeRow]
+    return {k: known[k] for k in IDENTITY if k not in later or known[k] != later[k]}
+
+
+def executed(what: What, facts: Facts) -> int:
+    """Actions of a chunk that are executed before the policy is called again.
+
+    Raises:
+        UserError: more are asked for than a call gives.
+    """
+    if what.execute_steps is not None and what.execute_steps > facts.chunk:
+        raise UserError(
+            f"--execute-steps is {what.execute_steps}; a call of {what.checkpoint} gives "
+            f"{facts.chunk} action{'s' * (facts.chunk > 1)}: give 1 to {facts.chunk}."
+        )
+    return min(what.executed, facts.chunk)
+
+
+def _named_steps(what: What, facts: Facts) -> int:
+    """The executed steps as ids name them.
+
+    Where a chunk is shorter than the protocol's number and all of it is executed, that number
+    stands for it: it did before rows said what was executed, and ids stay.
+    """
+    steps, usual = executed(what, facts), PROTOCOLS[what.protocol].execute_steps
+    return usual if steps == facts.chunk < usual else steps
+
+
+def what_runs(config: EvalConfig) -> str:
+    """Which episodes a configuration asks for, before anything is loaded: equal for two that would
+    run the same, whatever their options are called."""
+    bare = config.but(pruner=config.what.pruner.without_unread())
+    anything = Facts("", "", "", "", chunk=sys.maxsize)
+    known = identity(bare, specs(bare)[0], anything)
+    return canonical([known, bare.what.tasks, bare.what.trials, settings(bare)])
+
+
+def draw_seed(spec: EpisodeSpec) -> int:
+    """Seed of an episode's random draws: a function of the episode alone, so that methods that
+    draw at random repeat."""
+    return int(digest(spec.named), 16)
 
 
 def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:
@@ -65,9 +130,9 @@ def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:
 
 
 def settings(config: EvalConfig) -> dict[str, Any]:
-    """The options that facts follow from, on one machine."""
-    names = ("checkpoint", "suite", "policy", "device", "dtype", "assets")
-    return {name: getattr(config, name) for name in names}
+    """The options of what is loaded, which facts follow from on one machine."""
+    options = without_pace(to_dict(config))
+    return {k: v for k, v in options.items() if not OPTIONS[k].metadata.get("cell")}
 
 
 def facts_note(config: EvalConfig, facts: Facts, checkpoint: Path) -> tuple[str, str]:
@@ -94,6 +159,8 @@ def known_facts(folder: Path, config: EvalConfig) -> Facts | None:
     checkpoint = Path(note["checkpoint_folder"])
     if checkpoint.is_dir() and _stamp(checkpoint) != note["checkpoint_stamp"]:
         return None
+    if set(note["facts"]) != {f.name for f in fields(Facts)}:
+        return None  # a version that asked for less
     return Facts(**note["facts"])
 
 

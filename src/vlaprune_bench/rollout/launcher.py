@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from vlaprune_bench.config import EvalConfig
-from vlaprune_bench.policies.base import Policy
-from vlaprune_bench.pruning.base import Pruner
-from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts
-from vlaprune_bench.rollout.pool import Processes, count_workers
-from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.jobs import Job
+from vlaprune_bench.rollout.pool import Pool, Processes, count_workers
+from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
-from vlaprune_bench.store import Store
+from vlaprune_bench.rollout.setup import Loaded
 from vlaprune_bench.types import PROTOCOLS
 
 if TYPE_CHECKING:
+    from vlaprune_bench.policies.base import SwappablePolicy
     from vlaprune_bench.policies.checkpoint import Checkpoint
     from vlaprune_bench.sim.assets import AssetSet
-
-
-class SwappablePolicy(Policy, Protocol):
-    """A policy whose method can be another one from episode to episode."""
-
-    pruner: Pruner
 
 
 class Launcher(Protocol):
@@ -38,11 +29,8 @@ class Launcher(Protocol):
         loading a model."""
         ...
 
-    def load(self, cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path]:
+    def load(self, cells: Sequence[EvalConfig]) -> Loaded:
         """Load what the cells of a world share.
-
-        Returns:
-            An engine for each cell, and the checkpoint's folder.
 
         Raises:
             UserError: it cannot be loaded, or a method does not fit the model.
@@ -52,7 +40,7 @@ class Launcher(Protocol):
     def run(
         self,
         jobs: Sequence[Job],
-        scenes: StoredScenes,
+        guard: SceneGuard,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
     ) -> Generator[Done]:
@@ -60,7 +48,7 @@ class Launcher(Protocol):
 
         Args:
             jobs: in the order wanted.
-            scenes: those the results folder knows.
+            guard: of the scenes that the results folder knows.
             stopping: once true, no further episode is begun.
             say: is told what the user should know.
         """
@@ -68,12 +56,20 @@ class Launcher(Protocol):
 
 
 class Local:
-    """The `Launcher` of one machine: the policy in this process, simulators in others."""
+    """The `Launcher` of one machine: the policy in this process, simulators in others.
+
+    Args:
+        pool: where simulators come from; by default processes of this machine.
+    """
+
+    def __init__(self, pool: Pool | None = None) -> None:
+        self._pool = pool or Processes()
+        self._policy: SwappablePolicy | None = None
 
     def confirmed(self, config: EvalConfig, known: Facts) -> bool:
         from vlaprune_bench.policies.device import choose_device, choose_dtype
 
-        dtype = choose_dtype(config.dtype, choose_device(config.device))
+        dtype = choose_dtype(config.compute.dtype, choose_device(config.compute.device))
         checkpoint, assets = resolve(config)
         return known == replace(
             known,
@@ -82,49 +78,59 @@ class Local:
             dtype=str(dtype).removeprefix("torch."),
         )
 
-    def load(self, cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path]:
+    def load(self, cells: Sequence[EvalConfig]) -> Loaded:
         # the renderer is chosen before anything imports mujoco
         from vlaprune_bench.sim.gl import choose_gl
 
         gl_backend = choose_gl()
         from vlaprune_bench.policies import load_policy
 
-        first = cells[0]
-        checkpoint, assets = resolve(first)
-        policy = cast(
-            SwappablePolicy,
-            load_policy(
-                checkpoint,
-                first.pruner,
-                suite=first.suite,
-                device=first.device,
-                dtype=first.dtype,
-                attention=first.attention,
-                protocol=PROTOCOLS[first.protocol],
-                count_every=first.count_flops_every,
-                policy=first.policy,
-            ),
+        what, compute = cells[0].what, cells[0].compute
+        checkpoint, assets = resolve(cells[0])
+        self._policy = load_policy(
+            checkpoint,
+            what.pruner,
+            suite=what.suite,
+            device=compute.device,
+            dtype=compute.dtype,
+            attention=compute.attention,
+            protocol=PROTOCOLS[what.protocol],
+            count_every=compute.count_flops_every,
+            policy=what.policy,
         )
         for cell in cells:
-            policy.pruner = cell.pruner  # refused before the first episode
-        engines = [Engine(cell, store, policy, assets, gl_backend) for cell in cells]
-        return engines, checkpoint.folder
+            self._policy.fit(cell.what.pruner)  # refused before the first episode
+        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder)
 
     def run(
         self,
         jobs: Sequence[Job],
-        scenes: StoredScenes,
+        guard: SceneGuard,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
     ) -> Generator[Done]:
         if not jobs:
             return
-        config = jobs[0].engine.config
-        workers, why = count_workers(config.workers)
+        config = jobs[0].setup.config
+        workers, why = count_workers(config.compute.workers)
         if why:
             say(why)
-        with Server(scenes, Processes(), workers, config.batch, config.episode_timeout) as server:
+        with self.server(config, guard, workers) as server:
             yield from server.run(jobs, stopping)
+
+    def server(self, config: EvalConfig, guard: SceneGuard, workers: int) -> Server:
+        """A server of episodes on the policy that was loaded last.
+
+        Args:
+            config: how they are run.
+            guard: of the scenes that are known.
+            workers: simulators at once.
+        """
+        assert self._policy is not None
+        compute = config.compute
+        return Server(
+            self._policy, guard, self._pool, workers, compute.batch, compute.episode_timeout
+        )
 
 
 def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
@@ -136,6 +142,6 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.policies.checkpoint import Checkpoint
     from vlaprune_bench.sim.assets import resolve_assets
 
-    checkpoint = Checkpoint.find(config.checkpoint, config.suite)
+    checkpoint = Checkpoint.find(config.what.checkpoint, config.what.suite)
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
-    return checkpoint, resolve_assets(config.assets, made_for)
+    return checkpoint, resolve_assets(config.what.assets, made_for)

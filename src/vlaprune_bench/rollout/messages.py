@@ -1,8 +1,9 @@
 """What is said between the process that holds the policy and those that simulate.
 
-One episode is an exchange: an `Order` goes to a simulator, which tells of it (`Opened`, `Scene`),
-asks for actions (`Call`, answered with an `ActionChunk`, or None where the call failed) and closes
-with `Ended`. All of it can be pickled and holds no method, model or simulator.
+One episode is an exchange: an `Order` goes to a simulator, which tells of it (`Opened`,
+`SceneReady`), asks for actions (`ActionRequest`, answered with an `ActionChunk`, or None where the
+call failed) and closes with `Ended`. All of it can be pickled and holds no method, model or
+simulator.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlaprune_bench.types import EpisodeSpec, Observation, SceneProtocol, SimPath
+from vlaprune_bench.types import EpisodeSpec, Observation, SimPath
 
 if TYPE_CHECKING:
-    from vlaprune_bench.sim.assets import AssetSet
+    from vlaprune_bench.sim.tasks import TaskKey
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ class Order:
     """An episode to play, with all a simulator must know of it."""
 
     spec: EpisodeSpec
-    assets: AssetSet
-    sim: SimPath
-    scenes: SceneProtocol
+    task: TaskKey
     execute_steps: int
     film: Film | None = None
     compare: int | None = None
@@ -71,7 +70,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SceneReady:
     """The episode's scene stands and has settled."""
 
     init_state_hash: str | None
@@ -86,7 +85,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Call:
+class ActionRequest:
     """Actions are wanted; the simulator waits."""
 
     observation: Observation
@@ -105,14 +104,14 @@ class Ended:
     success: bool
     steps: int
     moved: float
-    """As in `Call`."""
+    """As in `ActionRequest`."""
     actions_hash: str
     """Of all actions given to the simulator, in order."""
     error: str | None
     """What went wrong in the simulator (or None); it may be in any state then."""
 
 
-Message = Ready | Refused | Opened | Scene | Call | Ended
+Message = Ready | Refused | Opened | SceneReady | ActionRequest | Ended
 
 
 class WorkerDied(Exception):

@@ -1,6 +1,6 @@
 """Worker processes of this machine, and how many it can take.
 
-`Worker` and `Pool` are what the server of episodes (`serve`) knows of simulators elsewhere; a
+`Worker` and `Pool` are what the server of episodes (`server`) knows of simulators elsewhere; a
 transport of another kind (a cluster) implements these two.
 """
 
@@ -40,8 +40,8 @@ class Worker(Protocol):
     """
 
     def send(self, message: Order | ActionChunk | None) -> None:
-        """Give an order, or the answer to a `Call` (None: the call failed). Does not wait, and does
-        not complain where the worker has died: `receive` does."""
+        """Give an order, or the answer to an `ActionRequest` (None: the call failed). Does not
+        wait, and does not complain where the worker has died: `receive` does."""
         ...
 
     def receive(self) -> Message:
@@ -134,10 +134,17 @@ class Process:
 
 
 class Processes:
-    """A `Pool` of processes of this machine."""
+    """A `Pool` of processes of this machine.
+
+    Args:
+        module: what each runs.
+    """
+
+    def __init__(self, module: str = MODULE) -> None:
+        self._module = module
 
     def start(self) -> Process:
-        return Process(MODULE)
+        return Process(self._module)
 
     def wait(self, workers: Sequence[Worker], timeout: float | None) -> Sequence[Worker]:
         by_socket: dict[Any, Worker] = {cast(Process, worker).socket: worker for worker in workers}

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayError
@@ -21,43 +21,30 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vlaprune_bench.config import from_dict
 from vlaprune_bench.pruning import load_plugin
-from vlaprune_bench.rollout import launcher
+from vlaprune_bench.rollout.jobs import Job, Schedule
+from vlaprune_bench.rollout.launcher import Local
 from vlaprune_bench.rollout.messages import (
-    Call,
+    ActionRequest,
     Message,
     Opened,
     Order,
     Ready,
     Refused,
-    Scene,
+    SceneReady,
     WorkerDied,
 )
 from vlaprune_bench.rollout.pool import Worker
-from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scene_guard import StoredScenes
-from vlaprune_bench.rollout.server import Schedule, Server
+from vlaprune_bench.rollout.scene_guard import SceneGuard
+from vlaprune_bench.rollout.server import Server
+from vlaprune_bench.rollout.setup import Loaded, Setup
 from vlaprune_bench.rollout.worker import Player
-from vlaprune_bench.store import Store
 from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, EpisodeSpec, UserError
-
-if TYPE_CHECKING:
-    from vlaprune_bench.policies.base import PolicyInfo
-    from vlaprune_bench.sim.assets import AssetSet
 
 GPUS = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A host stands: what it has loaded."""
-
-    info: PolicyInfo
-    assets: AssetSet
-    gl_backend: str
-
-
-@dataclass(frozen=True)
-class Task:
+class RemoteJob:
     """An episode to run."""
 
     cell: int
@@ -94,24 +81,19 @@ class Host:
             cpus: what Ray is to set aside for each.
         """
         configs = [from_dict(data, "the sweep") for data in cells]
+        local = Local(Simulators(cpus))
         try:
-            # the driver alone writes: nothing here has a results folder
-            self._engines, _ = launcher.Local().load(configs, cast(Store, None))
+            loaded = local.load(configs)
         except UserError as error:
             return Refused(str(error))
-        first = configs[0]
-        server = Server(
-            StoredScenes(first, None, self._engines[0].assets.hash),
-            Simulators(cpus),
-            workers,
-            first.batch,
-            first.episode_timeout,
-        )
+        self._setups = [Setup(config, loaded) for config in configs]
+        # the driver alone writes and knows what the results folder holds
+        guard = SceneGuard(configs[0].storage.output)
+        server = local.server(configs[0], guard, workers)
         threading.Thread(target=self._serve, args=(server,), daemon=True).start()
-        engine = self._engines[0]
-        return Loaded(engine.policy.info, engine.assets, engine.gl_backend)
+        return loaded
 
-    def play(self, tasks: Sequence[Task]) -> list[Played | Refused | None]:
+    def play(self, tasks: Sequence[RemoteJob]) -> list[Played | Refused | None]:
         """Take on more episodes; wait until one is over.
 
         Returns:
@@ -119,7 +101,7 @@ class Host:
             by `stop`.
         """
         for task in tasks:
-            self._inbox.add(Job(self._engines[task.cell], task.spec, task.note))
+            self._inbox.add(Job(self._setups[task.cell], task.spec, task.note))
         found = [self._done.get()]
         while not self._done.empty():
             found.append(self._done.get())
@@ -204,7 +186,7 @@ class Remote:
             message = cast(Message, ray.get(self.ref))
         except RayError as error:
             raise WorkerDied(" ".join(str(error).split())[-300:]) from error
-        goes_on = isinstance(message, Opened | Scene)
+        goes_on = isinstance(message, Opened | SceneReady)
         self.ref = self._actor.next.remote() if goes_on else None
         return message
 
@@ -254,4 +236,5 @@ class Simulator:
 
     def _ask(self, message: Message) -> ActionChunk | None:
         self._out.put(message)
-        return cast(ActionChunk | None, self._in.get()) if isinstance(message, Call) else None
+        wanted = isinstance(message, ActionRequest)
+        return cast(ActionChunk | None, self._in.get()) if wanted else None

@@ -8,51 +8,47 @@ is still a paired comparison.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
-from vlaprune_bench.config import EvalConfig, dump, run_id
-from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.config import EvalConfig, dump, run_id, world
 from vlaprune_bench.rollout.display import Display
-from vlaprune_bench.rollout.engine import Engine
-from vlaprune_bench.rollout.identity import Facts, episode_ids, facts_note, known_facts
+from vlaprune_bench.rollout.identity import (
+    Facts,
+    episode_ids,
+    executed,
+    facts_note,
+    known_facts,
+    specs,
+)
 from vlaprune_bench.rollout.interrupt import INTERRUPTED, Interrupt
+from vlaprune_bench.rollout.jobs import Job
 from vlaprune_bench.rollout.launcher import Launcher, Local
-from vlaprune_bench.rollout.running import Job
-from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.scene_guard import COLUMNS, SceneGuard
+from vlaprune_bench.rollout.setup import Loaded, Setup
 from vlaprune_bench.store import Store, read_episodes
 from vlaprune_bench.tracking import Tracker
 from vlaprune_bench.types import EpisodeRow, Status
 
 
-def world(config: EvalConfig) -> EvalConfig:
-    """What cells must share to run on one policy and in one simulator: all but the method, which
-    episodes, how they are cut and where their rows go."""
-    return replace(
-        config,
-        pruner=NoPruning(),
-        task_ids=(),
-        trials=1,
-        seed=0,
-        max_steps=None,
-        execute_steps=None,
-        video="none",
-        output=Path(),
-        wandb=False,
-        wandb_project="",
-        wandb_entity=None,
-        wandb_group=None,
-    )
-
-
 def by_world(cells: Iterable[EvalConfig]) -> list[list[EvalConfig]]:
-    """Cells grouped by world, in order of appearance."""
+    """Cells grouped by what they must share to run together, in order of appearance."""
     groups: dict[EvalConfig, list[EvalConfig]] = {}
     for cell in cells:
         groups.setdefault(world(cell), []).append(cell)
     return list(groups.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    """0; 1 where an episode asked for ended in an error, now or before; 130 after Ctrl-C."""
+    asked: frozenset[str]
+    """Ids of the episodes of all cells that were looked at."""
 
 
 def run_cells(
@@ -60,61 +56,32 @@ def run_cells(
     command_line: Sequence[str],
     *,
     retry: bool = False,
-    whole_folder: bool = True,
     launcher: Launcher | None = None,
-) -> int:
+) -> Outcome:
     """Run what is missing of some cells in their results folder.
 
     Args:
         cells: of one output folder.
         command_line: kept beside the configurations.
         retry: run the episodes again that ended in an error or a timeout, and only those.
-        whole_folder: the table at the end is over all the folder holds, not these cells alone.
         launcher: where episodes run; by default on this machine.
-
-    Returns:
-        Exit code: 0, 1 where an episode ended in an error, 130 after Ctrl-C.
 
     Raises:
         UserError: something the user can put right.
     """
-    store = Store(cells[0].output)
+    store = Store(cells[0].storage.output)
     with store.writing() as set_aside, Display(cells) as display:
         for sentence in set_aside:
             display.warn(sentence)
-        runner = Runner(store, display, retry=retry, launcher=launcher or Local())
+        runner = Runner(store, display, launcher or Local(), retry)
         try:
             for group in by_world(cells):
                 if runner.interrupted:
                     break
-                known = known_facts(store.folder, group[0])
-                if (
-                    known
-                    and not runner.wanted(group, known)
-                    and runner.launcher.confirmed(group[0], known)
-                ):
-                    continue
-                engines, checkpoint = runner.launcher.load(group, store)
-                for cell in group:
-                    text = f"# {' '.join(command_line)}\n{dump(cell)}"
-                    store.save_config(run_id(cell), text)
-                if engines[0].facts != known:
-                    store.save_note(*facts_note(group[0], engines[0].facts, checkpoint))
-                runner.run(engines)
+                runner.run(group, command_line)
         except KeyboardInterrupt:
             runner.interrupted = True
-        return runner.finish(whole_folder)
-
-
-def run_engines(engines: Sequence[Engine]) -> int:
-    """Run what is missing of engines that share policy, simulator and results folder."""
-    store = engines[0].store
-    with store.writing() as set_aside, Display([e.config for e in engines]) as display:
-        for sentence in set_aside:
-            display.warn(sentence)
-        runner = Runner(store, display)
-        runner.run(engines)
-        return runner.finish(whole_folder=True)
+        return runner.finish()
 
 
 @dataclass
@@ -123,97 +90,111 @@ class Runner:
 
     store: Store
     display: Display
+    launcher: Launcher
     retry: bool = False
-    launcher: Launcher = field(default_factory=Local)
     interrupted: bool = False
-    failed: bool = False
-    """Whether an episode ended in an error."""
     there: dict[str, str | None] = field(default_factory=dict)
     """Episodes in the folder; of those that failed, what the next attempt says about it."""
     asked: set[str] = field(default_factory=set)
     """Ids of the episodes of all cells seen."""
 
     def __post_init__(self) -> None:
-        columns = ["episode_id", "status", "error", "warnings"]
-        for row in read_episodes(self.store.folder, columns)[0].to_pylist():
+        columns = ["episode_id", "status", "error", "warnings", *COLUMNS]
+        rows = read_episodes(self.store.folder, columns)[0].to_pylist()
+        self.guard = SceneGuard(self.store.folder, rows)
+        for row in rows:
             failed = row["status"] != Status.OK
             self.there[row["episode_id"]] = _attempt(row) if failed else None
 
-    def wanted(self, cells: Sequence[EvalConfig], facts: Facts) -> dict[str, EvalConfig]:
-        """Ids of the episodes to run, with their cells; counts the others as there."""
-        todo: dict[str, EvalConfig] = {}
+    def run(self, cells: Sequence[EvalConfig], command_line: Sequence[str]) -> None:
+        """Run what is missing of the cells of one world; Ctrl-C keeps what was finished."""
+        known = known_facts(self.store.folder, cells[0])
+        if (
+            known
+            and not any(self._missing(cell, known) for cell in cells)
+            and self.launcher.confirmed(cells[0], known)
+        ):
+            self._count(cells, known)
+            return
+        loaded = self.launcher.load(cells)
+        for cell in cells:
+            executed(cell.what, loaded.facts)  # refused before anything is written
+        for cell in cells:
+            text = f"# {' '.join(command_line)}\n{dump(cell)}"
+            self.store.save_config(run_id(cell), text)
+        if loaded.facts != known:
+            self.store.save_note(*facts_note(cells[0], loaded.facts, loaded.checkpoint))
+        self._count(cells, loaded.facts)
+        for warning in loaded.warnings:
+            self.display.warn(warning)
+        self._play(self._jobs(cells, loaded))
+
+    def _missing(self, cell: EvalConfig, facts: Facts) -> set[str]:
+        """Ids of the episodes of a cell to run."""
+        ids = set(episode_ids(cell, facts).values())
+        if self.retry:
+            return {i for i in ids if self.there.get(i) is not None}
+        return ids - self.there.keys()
+
+    def _count(self, cells: Sequence[EvalConfig], facts: Facts) -> None:
+        """Say, once, what is not run again."""
         others: dict[EvalConfig, int] = {}
         for cell in cells:
             ids = set(episode_ids(cell, facts).values())
-            new = {i for i in ids if self._is_wanted(i)}
-            others[cell] = len(ids - new)
+            others[cell] = len(ids - self._missing(cell, facts))
             self.asked |= ids
-            todo |= dict.fromkeys(new, cell)
         self.display.skip(others)
-        return todo
 
-    def _is_wanted(self, episode: str) -> bool:
-        return self.there.get(episode) is not None if self.retry else episode not in self.there
+    def _jobs(self, cells: Sequence[EvalConfig], loaded: Loaded) -> list[Job]:
+        """The missing episodes of all cells, scene by scene."""
+        jobs: dict[str, Job] = {}
+        for cell in cells:
+            setup, missing = Setup(cell, loaded), self._missing(cell, loaded.facts)
+            ids = episode_ids(cell, loaded.facts)
+            for spec in specs(cell):
+                episode = ids[spec.task, spec.trial]
+                if episode in missing:  # once, where two cells are the same
+                    jobs.setdefault(episode, Job(setup, spec, self.there.get(episode)))
+        # the order of tasks is the one asked for; sorting is stable, so cells stay in order
+        tasks = dict.fromkeys(task for cell in cells for task in cell.what.tasks)
+        order = {task: place for place, task in enumerate(tasks)}
+        return sorted(jobs.values(), key=lambda job: (order[job.spec.task], job.spec.trial))
 
-    def run(self, engines: Sequence[Engine]) -> None:
-        """Run what is missing of the cells of one world; Ctrl-C keeps what was finished."""
-        for warning in engines[0].warnings():
-            self.display.warn(warning)
-        jobs = self._jobs(engines)
+    def _play(self, jobs: Sequence[Job]) -> None:
+        """Run episodes; what comes of each is shown and mirrored."""
         interrupt = Interrupt(self.display.say)
-        rows = self._rows(jobs, engines[0], lambda: interrupt.asked)
-        with interrupt, Tracker(self.display.warn) as tracker, closing(rows):
+        done = self.launcher.run(jobs, self.guard, lambda: interrupt.asked, self.display.say)
+        with interrupt, Tracker(self.display.warn) as tracker, closing(done):
             try:
-                for job, row in rows:
-                    tracker.log(job.engine.config, row)
-                    self.display.show(job.engine.config, row)
-                    self.failed |= row.status != Status.OK
+                for job, row in self._written(done):
+                    tracker.log(job.setup.config, row)
+                    self.display.show(job.setup.config, row)
             except KeyboardInterrupt:
                 interrupt.asked = True
             self.interrupted |= interrupt.asked
 
-    def _jobs(self, engines: Sequence[Engine]) -> list[Job]:
-        """The missing episodes of all cells, scene by scene."""
-        wanted = self.wanted([engine.config for engine in engines], engines[0].facts)
-        jobs = []
-        for engine in engines:
-            ids = episode_ids(engine.config, engine.facts)
-            for spec in engine.specs():
-                episode = ids[spec.task, spec.trial]
-                if wanted.pop(episode, None):  # once, where two cells are the same
-                    jobs.append(Job(engine, spec, self.there.get(episode)))
-        # the order of tasks is the one asked for; sorting is stable, so cells stay in order
-        order = {task: i for i, task in reversed(list(enumerate(_tasks(engines))))}
-        return sorted(jobs, key=lambda job: (order[job.spec.task], job.spec.trial))
+    def _written(self, done: Iterable[Any]) -> Iterator[tuple[Job, EpisodeRow]]:
+        for job, row, calls in done:
+            self.store.append(row, calls)
+            self.store.compact()
+            self.there[row.episode_id] = None if row.status == Status.OK else _attempt(vars(row))
+            yield job, row
 
-    def _rows(
-        self, jobs: Sequence[Job], any_engine: Engine, stopping: Callable[[], bool]
-    ) -> Generator[tuple[Job, EpisodeRow]]:
-        """Run episodes; each is written before it is yielded."""
-        scenes = StoredScenes(any_engine.config, self.store, any_engine.assets.hash)
-        with closing(self.launcher.run(jobs, scenes, stopping, self.display.say)) as done:
-            for job, row, calls in done:
-                self.store.append(row, calls)
-                self.store.compact()
-                yield job, row
-
-    def finish(self, whole_folder: bool) -> int:
-        """Merge parts, say how it ended, and print the table.
-
-        Returns:
-            The exit code.
-        """
+    def finish(self) -> Outcome:
+        """Merge parts, and say how it ended."""
         self.store.compact()
+        failed = sum(self.there.get(episode) is not None for episode in self.asked)
         if self.interrupted:
             self.display.say("interrupted: what was finished is kept, the same command goes on")
+        elif failed:
+            self.display.say(
+                f"{failed} of {len(self.asked)} episodes ended in errors (--retry-errors, or the "
+                "sweep command's retry-errors, runs them again)"
+            )
         elif not self.display.ran:
             self.display.say("nothing to retry" if self.retry else "finished: nothing left to run")
-        self.display.summary(self.store, None if whole_folder else self.asked)
-        return INTERRUPTED if self.interrupted else int(self.failed)
-
-
-def _tasks(engines: Sequence[Engine]) -> list[int]:
-    return [task for engine in engines for task in engine.config.tasks]
+        code = INTERRUPTED if self.interrupted else int(bool(failed))
+        return Outcome(code, frozenset(self.asked))
 
 
 def _attempt(row: dict) -> str:

@@ -2,49 +2,47 @@
 
 from __future__ import annotations
 
-from vlaprune_bench.config import EvalConfig
-from vlaprune_bench.store import Store, load_results
-from vlaprune_bench.types import PROTOCOLS, UserError
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlaprune_bench.types import SCENE, UserError
+
+COLUMNS = (*SCENE, "scene_hash", "frames_hash")
+"""What the guard reads of an episode's row."""
 
 
-class StoredScenes:
-    """Scene of each (task, trial) a results folder holds, of any method, checkpoint or budget.
+class SceneGuard:
+    """Scenes by what determines them (`types.SCENE`), of any method, checkpoint or budget.
 
-    Without a folder (`store` is None, as on the nodes of a cluster) none is known at first.
+    Args:
+        folder: of the results, for error sentences.
+        rows: `COLUMNS` of the episodes it holds; those without a scene are passed over.
     """
 
-    def __init__(self, config: EvalConfig, store: Store | None, assets_hash: str) -> None:
-        self._folder = store.folder if store else config.output
-        self._scenes: dict[tuple[int, int], str] = {}
-        self._frames: dict[tuple[int, int], str] = {}
-        if store is None or not store.done():
-            return
-        rows = load_results(store.folder).dropna(subset=["scene_hash"])
-        same = {
-            "suite": config.suite,
-            "scenes": config.scenes,
-            "env_seed": PROTOCOLS[config.protocol].env_seed,
-            "assets_hash": assets_hash,
-        }
-        for column, value in same.items():
-            rows = rows[rows[column] == value]
-        keys = list(zip(rows.task, rows.trial, strict=True))
-        self._scenes = dict(zip(keys, rows.scene_hash, strict=True))
-        drawn = zip(keys, rows.frames_hash, strict=True)
-        self._frames = {key: frames for key, frames in drawn if isinstance(frames, str)}
+    def __init__(self, folder: Path, rows: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._folder = folder
+        self._scenes: dict[tuple[Any, ...], dict[int, str]] = {}
+        """Scene hashes by trial, by everything else."""
+        self._frames: dict[tuple[Any, ...], str] = {}
+        for row in rows:
+            if row["scene_hash"] is not None:
+                self._scenes.setdefault(_place(row), {})[row["trial"]] = row["scene_hash"]
+                if row["frames_hash"] is not None:
+                    self._frames[*_place(row), row["trial"]] = row["frames_hash"]
 
-    def first_trial(self, task: int) -> int | None:
-        """A trial of a task whose scene is known: whoever opens the task compares it."""
-        return min((trial for index, trial in self._scenes if index == task), default=None)
+    def first_trial(self, place: Mapping[str, Any]) -> int | None:
+        """A trial whose scene is known where all but the trial is as in `place`: whoever opens the
+        task compares it."""
+        return min(self._scenes.get(_place(place), ()), default=None)
 
-    def check(self, task: int, trial: int, name: str, scene: str | None) -> None:
+    def check(self, place: Mapping[str, Any], name: str, scene: str | None) -> None:
         """Refuse to put episodes of different scenes beside each other under one name.
 
         A scene seen for the first time is remembered: simulators of one run are compared, too.
 
         Args:
-            task: index within the suite.
-            trial: of the task.
+            place: the columns of `types.SCENE`.
             name: of the task.
             scene: its `scene_hash` here.
 
@@ -53,7 +51,8 @@ class StoredScenes:
         """
         if scene is None:
             return
-        stored = self._scenes.setdefault((task, trial), scene)
+        trial = place["trial"]
+        stored = self._scenes.setdefault(_place(place), {}).setdefault(trial, scene)
         if stored != scene:
             raise UserError(
                 f"--output {self._folder} holds {name} trial {trial} with scene {stored}, "
@@ -61,19 +60,23 @@ class StoredScenes:
                 "folder, or run with the versions its rows name."
             )
 
-    def compare_frames(self, task: int, trial: int, frames: str | None) -> str | None:
+    def compare_frames(self, place: Mapping[str, Any], frames: str | None) -> str | None:
         """What a row must say where a scene that is the same was drawn otherwise, or None.
 
         Not a reason to refuse: drivers differ by a pixel, and machines of a cluster by drivers.
 
         Args:
-            task: index within the suite.
-            trial: of the task.
+            place: the columns of `types.SCENE`.
             frames: its `frames_hash` here.
         """
-        if frames is None or frames == self._frames.setdefault((task, trial), frames):
+        key = (*_place(place), place["trial"])
+        if frames is None or frames == self._frames.setdefault(key, frames):
             return None
         return (
             "the first frames are not those of an earlier episode of this trial: drawn by another "
             "renderer or driver"
         )
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in SCENE if name != "trial")

@@ -13,92 +13,65 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from vlaprune_bench.policies.base import PolicyCall
+from vlaprune_bench.policies.base import Memory, Policy, PolicyCall
+from vlaprune_bench.rollout.identity import draw_seed
+from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.messages import (
-    Call,
+    ActionRequest,
     Ended,
     Message,
     Opened,
     Order,
     Ready,
     Refused,
-    Scene,
+    SceneReady,
     WorkerDied,
 )
 from vlaprune_bench.rollout.pool import Pool, Worker
-from vlaprune_bench.rollout.running import Job, Running
-from vlaprune_bench.rollout.scene_guard import StoredScenes
+from vlaprune_bench.rollout.record import EpisodeRecord
+from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.worker import Player, describe
-from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, Status, UserError
+from vlaprune_bench.types import (
+    ActionChunk,
+    CallMeasures,
+    CallRow,
+    EpisodeRow,
+    Status,
+    UserError,
+)
 
 Done = tuple[Job, EpisodeRow, list[CallRow]]
+Asked = tuple[EpisodeRecord, ActionRequest]
 
 EPISODES_PER_WORKER = 200
 """Episodes after which a worker's process is replaced: what leaks in it does not add up."""
 START_S = 120.0
 """Silence a worker's process is allowed at least until it takes orders."""
 FALSE_STARTS = 3
-"""Workers in a row that may end before their first scene."""
-
-
-class Schedule:
-    """Which episode is next: a worker stays with a task, as opening one takes seconds."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._tasks: dict[int, deque[Job]] = {}
-        for job in jobs:
-            self.put(job)
-
-    def put(self, job: Job) -> None:
-        self._tasks.setdefault(job.spec.task, deque()).append(job)
-
-    def __len__(self) -> int:
-        return sum(len(jobs) for jobs in self._tasks.values())
-
-    def take(self, own: int | None, others: Sequence[int]) -> Job:
-        """The next episode of a worker; there must be one.
-
-        Jobs of a task are given out in their order, so that all methods on a scene run about the
-        same time.
-
-        Args:
-            own: the task it has open.
-            others: the tasks other workers have open.
-        """
-        free = [task for task in self._tasks if task not in others]
-        if own in self._tasks:
-            task = own
-        elif free:
-            task = free[0]
-        else:
-            task = max(self._tasks, key=lambda t: len(self._tasks[t]) / others.count(t))
-        assert task is not None
-        job = self._tasks[task].popleft()
-        if not self._tasks[task]:
-            del self._tasks[task]
-        return job
+"""Episodes that may fail before a first scene has stood in this run, and workers in a row that
+may end without an episode."""
 
 
 @dataclass(eq=False)
-class Seat:
+class WorkerSlot:
     """A worker and what it is doing."""
 
     worker: Worker
     deadline: float
     """When its silence has lasted too long (monotonic clock); infinite while it waits for us."""
     ready: bool = False
-    had_scene: bool = False
     played: int = 0
     task: int | None = None
     """The one it has open."""
-    running: Running | None = None
+    record: EpisodeRecord | None = None
 
 
 @dataclass
 class Server:
     """Runs episodes on simulators; to be closed (or used as a context manager)."""
 
-    scenes: StoredScenes
+    policy: Policy
+    guard: SceneGuard
     pool: Pool
     workers: int
     """Simulators at once; 0: one, in this process, which no watchdog can watch."""
@@ -107,10 +80,18 @@ class Server:
     timeout: float = 300.0
     """Seconds a simulator may be silent while it has something to do."""
     recycle_after: int = EPISODES_PER_WORKER
-    seats: list[Seat] = field(default_factory=list)
-    asking: deque[tuple[Seat, Call]] = field(default_factory=deque)
+    slots: list[WorkerSlot] = field(default_factory=list)
+    asking: deque[tuple[WorkerSlot, ActionRequest]] = field(default_factory=deque)
     """Who waits for actions, the longest first."""
+    opened: bool = False
+    """Whether a scene has stood."""
+    held: list[Done] = field(default_factory=list)
+    """Episodes that failed before the first scene: they are rows once one has stood."""
     false_starts: int = 0
+    memories: dict[EpisodeRecord, Memory] = field(default_factory=dict)
+    """Of the episodes that have called."""
+    warm: set[tuple[str, int, tuple[int, ...]]] = field(default_factory=set)
+    """Methods, batch sizes and sequence lengths that ran: the first call of each is a warm-up."""
 
     def run(self, jobs: Iterable[Job] | Schedule, stopping: Callable[[], bool]) -> Iterator[Done]:
         """Run episodes; each is yielded with its rows when it has ended, whatever came of it.
@@ -123,23 +104,52 @@ class Server:
             UserError: something the user can put right.
         """
         schedule = jobs if isinstance(jobs, Schedule) else Schedule(jobs)
-        if self.workers == 0:
-            yield from self._run_here(schedule, stopping)
+        run = self._run_here if self.workers == 0 else self._run_elsewhere
+        for done in run(schedule, stopping):
+            yield from self._open(done)
+        if self.held and not stopping():
+            raise self._refusal(str(self.held[0][1].error))
+
+    def _open(self, done: Done) -> Iterator[Done]:
+        """What is finished, as long as scenes can stand here at all.
+
+        Raises:
+            UserError: none did.
+        """
+        self.held.append(done)
+        if not self.opened:
+            self._false_start(str(done[1].error))
             return
+        yield from self.held
+        self.held.clear()
+
+    def _false_start(self, why: str) -> None:
+        self.false_starts += 1
+        if self.false_starts >= FALSE_STARTS:
+            raise self._refusal(why)
+
+    def _refusal(self, why: str) -> UserError:
+        what = f"{FALSE_STARTS} simulators in a row ended" if self.opened else "no scene opens here"
+        return UserError(
+            f"{what}: {' '.join(why.split()).rstrip('.')}; vlaprune-doctor looks into it, "
+            "--workers 0 runs the simulator in this process."
+        )
+
+    def _run_elsewhere(self, schedule: Schedule, stopping: Callable[[], bool]) -> Iterator[Done]:
         while True:
             self._staff(Schedule(()) if stopping() else schedule)
-            if not self.seats:
+            if not self.slots:
                 return
             yield from self._listen()
             self._answer()
 
     def _run_here(self, schedule: Schedule, stopping: Callable[[], bool]) -> Iterator[Done]:
-        running: Running
+        record: EpisodeRecord
 
         def ask(message: Message) -> ActionChunk | None:
-            if isinstance(message, Call):
-                return self._act([(running, message)])[0]
-            self._note(running, message)
+            if isinstance(message, ActionRequest):
+                return self._act([(record, message)])[0]
+            self._note(record, message)
             return None
 
         player, task = Player(ask), None
@@ -147,166 +157,185 @@ class Server:
             while schedule and not stopping():
                 job = schedule.take(task, [])
                 task = job.spec.task
-                running = Running(job, self.workers)
-                ended = player.play(self._order(job))
-                row, calls = running.finish(ended)
-                if row.status != Status.OK:
+                record = EpisodeRecord(job, self.workers)
+                done = self._finish(record, player.play(self._order(job)))
+                if done[1].status != Status.OK:
                     player.close()  # whatever went wrong may have left it in any state
-                yield job, row, calls
+                yield done
         finally:
             player.close()
 
     def _order(self, job: Job) -> Order:
-        return job.engine.order(job.spec, self.scenes.first_trial(job.spec.task))
+        setup, spec = job.setup, job.spec
+        return setup.order(spec, self.guard.first_trial(setup.scene(spec)))
 
-    def _note(self, running: Running, message: Message) -> None:
+    def _note(self, record: EpisodeRecord, message: Message) -> None:
         """Keep what a simulator tells of its episode."""
         if isinstance(message, Opened):
-            running.opened = message
+            record.opened = message
             return
-        assert isinstance(message, Scene)
-        assert running.opened is not None
-        running.scene = message
-        spec, name = running.job.spec, running.opened.name
+        assert isinstance(message, SceneReady)
+        assert record.opened is not None
+        record.scene, self.opened, self.false_starts = message, True, 0
+        place, name = record.job.setup.scene(record.job.spec), record.opened.name
         if message.compared is not None:
             trial, scene = message.compared
-            self.scenes.check(spec.task, trial, name, scene)
-        self.scenes.check(spec.task, spec.trial, name, message.scene_hash)
-        note = self.scenes.compare_frames(spec.task, spec.trial, message.frames_hash)
-        if note:
-            running.notes.append(note)
+            self.guard.check({**place, "trial": trial}, name, scene)
+        self.guard.check(place, name, message.scene_hash)
+        if note := self.guard.compare_frames(place, message.frames_hash):
+            record.notes.append(note)
 
-    def _act(self, requests: Sequence[tuple[Running, Call]]) -> list[ActionChunk | None]:
+    def _act(self, requests: Sequence[Asked]) -> list[ActionChunk | None]:
         """Answer calls of different episodes; None for one that failed."""
         answers: list[ActionChunk | None] = []
-        for (running, request), result in zip(requests, self._results(requests), strict=True):
-            running.moved(request.moved)
+        for (record, request), result in zip(requests, self._results(requests), strict=True):
+            record.moved(request.moved)
             if isinstance(result, UserError):
                 raise result
             if isinstance(result, Exception):
-                running.error = describe(result)
+                record.error = describe(result)
                 answers.append(None)
             else:
-                running.answered(request, result)
+                record.answered(request, result, self._is_first(record, result.measures))
                 answers.append(result)
         return answers
 
-    def _results(self, requests: Sequence[tuple[Running, Call]]) -> list[ActionChunk | Exception]:
-        policy = requests[0][0].job.engine.policy
+    def _is_first(self, record: EpisodeRecord, measures: CallMeasures) -> bool:
+        """Whether a call is the first of its kind here; to be asked once a call."""
+        method = record.job.setup.config.what.pruner.name
+        kind = method, measures.batch_size, tuple(measures.tokens_per_layer)
+        first = kind not in self.warm
+        self.warm.add(kind)
+        return first
+
+    def _results(self, requests: Sequence[Asked]) -> list[ActionChunk | Exception]:
         try:
             calls = [
-                PolicyCall(running.remember(), request.observation, request.eef_poses)
-                for running, request in requests
+                PolicyCall(self._memory(record), request.observation, request.eef_poses)
+                for record, request in requests
             ]
             if len(calls) > 1:
-                return policy.act_many(calls)
+                return self.policy.act_many(calls)
             (call,) = calls
-            return [policy.act(call.memory, call.observation, call.eef_poses)]
+            return [self.policy.act(call.memory, call.observation, call.eef_poses)]
         except Exception as failure:  # noqa: BLE001 - recorded as the episodes' status
             return [failure] * len(requests)
 
+    def _memory(self, record: EpisodeRecord) -> Memory:
+        """The memory of an episode, made at its first call, with its method's own."""
+        if record not in self.memories:
+            assert record.opened is not None
+            setup, spec = record.job.setup, record.job.spec
+            self.memories[record] = self.policy.start(
+                record.opened.instruction, draw_seed(spec), setup.config.what.pruner
+            )
+        return self.memories[record]
+
+    def _finish(self, record: EpisodeRecord, ended: Ended) -> Done:
+        self.memories.pop(record, None)
+        return record.job, *record.finish(ended)
+
     def _staff(self, schedule: Schedule) -> None:
         """Give every worker that is free an order, or send it home; start workers for the rest."""
-        for seat in [seat for seat in self.seats if seat.ready and seat.running is None]:
-            if not schedule or seat.played >= self.recycle_after:
-                self._dismiss(seat)
-                continue
-            others = [s.task for s in self.seats if s is not seat and s.task is not None]
-            job = schedule.take(seat.task, others)
-            seat.task = job.spec.task
-            seat.running = Running(job, self.workers)
-            self._send(seat, self._order(job))
-        starting = sum(not seat.ready for seat in self.seats)
-        while len(self.seats) < self.workers and starting < len(schedule):
+        for slot in [slot for slot in self.slots if slot.ready and slot.record is None]:
+            if schedule and slot.played < self.recycle_after:
+                self._give_order(slot, schedule)
+            else:
+                self._dismiss(slot)
+        starting = sum(not slot.ready for slot in self.slots)
+        for _ in range(min(self.workers - len(self.slots), len(schedule) - starting)):
             patience = max(self.timeout, START_S)
-            self.seats.append(Seat(self.pool.start(), time.monotonic() + patience))
-            starting += 1
+            self.slots.append(WorkerSlot(self.pool.start(), time.monotonic() + patience))
 
-    def _send(self, seat: Seat, message: Order | ActionChunk | None) -> None:
-        seat.deadline = time.monotonic() + self.timeout
-        seat.worker.send(message)
+    def _give_order(self, slot: WorkerSlot, schedule: Schedule) -> None:
+        others = [s.task for s in self.slots if s is not slot and s.task is not None]
+        job = schedule.take(slot.task, others)
+        slot.task = job.spec.task
+        slot.record = EpisodeRecord(job, self.workers)
+        self._send(slot, self._order(job))
 
-    def _dismiss(self, seat: Seat) -> None:
+    def _send(self, slot: WorkerSlot, message: Order | ActionChunk | None) -> None:
+        slot.deadline = time.monotonic() + self.timeout
+        slot.worker.send(message)
+
+    def _dismiss(self, slot: WorkerSlot) -> None:
         # nothing of worth is in a worker: killing it is quick, whatever state it is in
-        self.seats.remove(seat)
-        seat.worker.kill()
+        self.slots.remove(slot)
+        slot.worker.kill()
 
     def _listen(self) -> Iterator[Done]:
         """Take in what workers say; not waiting for it while somebody waits for actions."""
-        first = min(seat.deadline for seat in self.seats)
+        first = min(slot.deadline for slot in self.slots)
         patience = 0.0 if self.asking else max(0.0, first - time.monotonic())
-        for seat in self._speaking(self.seats, None if math.isinf(patience) else patience):
+        for slot in self._speaking(self.slots, None if math.isinf(patience) else patience):
             try:
-                message = seat.worker.receive()
+                message = slot.worker.receive()
             except WorkerDied as end:
-                yield from self._lost(seat, Status.ERROR, f"the simulator's process died: {end}")
+                yield from self._lost(slot, Status.ERROR, f"the simulator's process died: {end}")
             else:
-                yield from self._hear(seat, message)
-        overdue = [seat for seat in self.seats if seat.deadline < time.monotonic()]
+                yield from self._hear(slot, message)
+        for slot in self._silent():
+            why = f"no sign of life from the simulator for {self.timeout:g} s"
+            yield from self._lost(slot, Status.TIMEOUT, why)
+
+    def _silent(self) -> list[WorkerSlot]:
+        """Those whose silence has lasted too long."""
+        overdue = [slot for slot in self.slots if slot.deadline < time.monotonic()]
         # this process may have been busy elsewhere, and not they
         spoken = self._speaking(overdue, 0.0) if overdue else []
-        for seat in overdue:
-            if seat not in spoken:
-                why = f"no sign of life from the simulator for {self.timeout:g} s"
-                yield from self._lost(seat, Status.TIMEOUT, why)
+        return [slot for slot in overdue if slot not in spoken]
 
-    def _speaking(self, seats: Sequence[Seat], timeout: float | None) -> list[Seat]:
-        found = self.pool.wait([seat.worker for seat in seats], timeout)
-        return [seat for seat in seats if seat.worker in found]
+    def _speaking(self, slots: Sequence[WorkerSlot], timeout: float | None) -> list[WorkerSlot]:
+        found = self.pool.wait([slot.worker for slot in slots], timeout)
+        return [slot for slot in slots if slot.worker in found]
 
-    def _hear(self, seat: Seat, message: Message) -> Iterator[Done]:
-        seat.deadline = time.monotonic() + self.timeout
-        running = seat.running
+    def _hear(self, slot: WorkerSlot, message: Message) -> Iterator[Done]:
+        slot.deadline = time.monotonic() + self.timeout
+        record = slot.record
         if isinstance(message, Refused):
             raise UserError(message.sentence)
         if isinstance(message, Ready):
-            seat.ready = True
+            slot.ready = True
             return
-        assert running is not None
-        if isinstance(message, Call):
-            seat.deadline = math.inf
-            self.asking.append((seat, message))
+        assert record is not None
+        if isinstance(message, ActionRequest):
+            slot.deadline = math.inf
+            self.asking.append((slot, message))
         elif isinstance(message, Ended):
-            seat.running = None
-            seat.played += 1
-            row, calls = running.finish(message)
-            if row.status != Status.OK:  # whatever went wrong may have left it in any state
-                self._dismiss(seat)
-            yield running.job, row, calls
+            slot.record = None
+            slot.played += 1
+            done = self._finish(record, message)
+            if done[1].status != Status.OK:  # whatever went wrong may have left it in any state
+                self._dismiss(slot)
+            yield done
         else:
-            self._note(running, message)
-            if isinstance(message, Scene):
-                seat.had_scene, self.false_starts = True, 0
+            self._note(record, message)
 
     def _answer(self) -> None:
         """Serve those who have waited longest for actions."""
         if not self.asking:
             return
         served = [self.asking.popleft() for _ in range(min(self.batch, len(self.asking)))]
-        requests = [(seat.running, call) for seat, call in served if seat.running is not None]
-        for (seat, _), chunk in zip(served, self._act(requests), strict=True):
-            self._send(seat, chunk)
+        requests = [(slot.record, call) for slot, call in served if slot.record is not None]
+        for (slot, _), chunk in zip(served, self._act(requests), strict=True):
+            self._send(slot, chunk)
 
-    def _lost(self, seat: Seat, status: Status, why: str) -> Iterator[Done]:
+    def _lost(self, slot: WorkerSlot, status: Status, why: str) -> Iterator[Done]:
         """A worker that is gone, or given up: its episode is a row, another worker goes on."""
-        self._dismiss(seat)
-        self.asking = deque(entry for entry in self.asking if entry[0] is not seat)
-        if seat.running is not None:
-            running = seat.running
-            why = f"{why}, {running.where()}"
-            yield running.job, *running.give_up(status, why)
-        self.false_starts = 0 if seat.had_scene else self.false_starts + 1
-        if self.false_starts >= FALSE_STARTS:
-            raise UserError(
-                f"{FALSE_STARTS} simulators in a row ended before their first scene (the last: "
-                f"{why}): vlaprune-doctor looks into it, --workers 0 runs the simulator in this "
-                "process."
-            )
+        self._dismiss(slot)
+        self.asking = deque(entry for entry in self.asking if entry[0] is not slot)
+        if slot.record is not None:
+            record = slot.record
+            self.memories.pop(record, None)
+            why = f"{why}, {record.where()}"
+            yield record.job, *record.give_up(status, why)
+        else:
+            self._false_start(why)
 
     def close(self) -> None:
         """End all workers now."""
-        for seat in list(self.seats):
-            self._dismiss(seat)
+        for slot in list(self.slots):
+            self._dismiss(slot)
         self.asking.clear()
 
     def __enter__(self) -> Server:

@@ -17,13 +17,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlaprune_bench.rollout.episode import Progress, Watcher, run_episode
 from vlaprune_bench.rollout.messages import (
-    Call,
+    ActionRequest,
     Ended,
     Film,
     Message,
@@ -31,15 +31,16 @@ from vlaprune_bench.rollout.messages import (
     Order,
     Ready,
     Refused,
-    Scene,
+    SceneReady,
 )
 from vlaprune_bench.types import PROTOCOLS, ActionChunk, EpisodeSpec, Observation, UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.sim.libero import LiberoTask
+    from vlaprune_bench.sim.tasks import TaskKey
 
 Ask = Callable[[Message], ActionChunk | None]
-"""Sends a message; waits for the answer to a `Call`, else returns None at once."""
+"""Sends a message; waits for the answer to an `ActionRequest`, else returns None at once."""
 
 PR_SET_PDEATHSIG = 1
 """Linux, prctl(2): the signal this process is sent when its parent dies."""
@@ -55,7 +56,7 @@ class Player:
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
         self._task: LiberoTask | None = None
-        self._key: Any = None
+        self._key: TaskKey | None = None
         self._opened = ExitStack()
 
     def play(self, order: Order) -> Ended:
@@ -91,7 +92,7 @@ class Player:
         def after_reset() -> None:
             took = time.perf_counter() - started
             hashes = task.init_state_hash, task.scene_hash, task.frames_hash
-            self._ask(Scene(*hashes, compared, task.sim, task.self_check, took))
+            self._ask(SceneReady(*hashes, compared, task.sim, task.self_check, took))
 
         with film(order.film, order.spec, progress) as watch:
             run_episode(
@@ -108,20 +109,19 @@ class Player:
 
     def _open(self, order: Order) -> tuple[LiberoTask, bool]:
         """The task of an order, and whether it had to be opened."""
-        spec = order.spec
-        key = (spec.suite, spec.task, spec.protocol, order.assets, order.sim, order.scenes)
-        if self._task is not None and self._key == key:
+        if self._task is not None and self._key == order.task:
             return self._task, False
         self.close()
         from vlaprune_bench.sim.libero import LiberoTask
 
+        key = order.task
         task = LiberoTask(
-            spec.suite,
-            spec.task,
-            order.assets,
-            PROTOCOLS[spec.protocol],
-            sim=order.sim,
-            scenes=order.scenes,
+            key.suite,
+            key.task,
+            key.assets,
+            PROTOCOLS[key.protocol],
+            sim=key.sim,
+            scenes=key.scenes,
         )
         self._task, self._key = self._opened.enter_context(task), key
         return task, True
@@ -140,11 +140,11 @@ class RemotePolicy:
         self._progress = progress
 
     def start(self, instruction: str, seed: int) -> None:
-        pass
+        """Nothing is remembered here."""
 
     def act(self, memory: None, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
         steps, moved = self._progress.steps, self._progress.displacements
-        chunk = self._ask(Call(observation, eef_poses, steps, moved[-1] if moved else 0.0))
+        chunk = self._ask(ActionRequest(observation, eef_poses, steps, moved[-1] if moved else 0.0))
         if chunk is None:
             raise CallFailed
         return chunk
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
         # the other end is gone: nobody waits for what this process does, an open task included
         try:
             line.send(message)
-            return line.recv() if isinstance(message, Call) else None
+            return line.recv() if isinstance(message, ActionRequest) else None
         except (EOFError, OSError):
             os._exit(0)
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.package import package_folder
-from vlaprune_bench.types import SUITES, UserError
+from vlaprune_bench.types import SUITES, SceneProtocol, SimPath, UserError
 
 MAX_INIT_STATES_BYTES = 2**24
 """LIBERO's largest table has 58 594; a damaged file must not fill the memory."""
@@ -43,6 +44,19 @@ class TaskInfo:
     instruction: str
     bddl_file: Path
     init_states_file: Path
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """A task as a simulator opens it: equal keys are one open task."""
+
+    suite: str
+    task: int
+    """Index within the suite, from 0."""
+    protocol: str
+    assets: AssetSet
+    sim: SimPath = "fast"
+    scenes: SceneProtocol = "reference"
 
 
 @functools.cache

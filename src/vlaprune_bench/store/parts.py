@@ -31,7 +31,7 @@ def schema(row: type) -> pa.Schema:
         options = [k for k in (get_args(hints[f.name]) or ()) if k is not type(None)]
         nullable = type(None) in get_args(hints[f.name])
         kind = kinds[options[0] if nullable else hints[f.name]]
-        meta = {key: value for key, value in f.metadata.items() if value}
+        meta = {key: f.metadata[key] for key in ("doc", "unit") if f.metadata[key]}
         columns.append(pa.field(f.name, kind, nullable=nullable, metadata=meta))
     return pa.schema(columns)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 from vlaprune_bench.config import EvalConfig, decode, from_dict, nearest, read_yaml
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.rollout.identity import what_runs
 from vlaprune_bench.types import UserError
 
 Override = dict[str, Any]
@@ -63,6 +65,11 @@ class Sweep:
     """What the reader of the plan must know, as dead axes."""
     asked: int
     """Cells the file asks for, before equal ones were merged; baselines not counted."""
+
+    @property
+    def folder(self) -> Path:
+        """The results folder of all cells."""
+        return self.cells[0].storage.output
 
 
 def load_sweep(path: Path, *, smoke: bool = False, overrides: Override | None = None) -> Sweep:
@@ -118,30 +125,60 @@ def expand(config: SweepConfig, name: str, source: str, overrides: Override) -> 
             for suite in config.suites
             for cell in asked
         ]
-    dead: dict[str, str] = {}
-    """Axis keys that a method does not have, with that method's name."""
-    alive: set[str] = set()
-    made: dict[EvalConfig, EvalConfig] = {}
-    merged: dict[tuple[str, frozenset[str]], int] = {}
-    first: dict[EvalConfig, Override] = {}
+    merger = Merger(config, overrides, source)
     for cell in asked:
-        data, lacking = cell.build(config.base, overrides, source)
-        dead |= dict.fromkeys(lacking, data["pruner"]["type"] if "pruner" in data else "none")
-        alive |= cell.axes - set(lacking)
-        built = from_dict(data, source)
-        key = replace(built, pruner=built.pruner.without_unread())
-        if config.baseline:
-            none = replace(built, pruner=NoPruning())
-            made.setdefault(none, none)
-        if key in first:
-            differ = frozenset(k for k in cell.axes if first[key].get(k) != cell.override.get(k))
-            group = (built.pruner.name, differ)
-            merged[group] = merged.get(group, 0) + 1
-        first.setdefault(key, cell.override)
-        made.setdefault(key, built)
-    for axis in dead.keys() - alive:
-        raise UserError(f"{source}: axis {axis} is an option of no method here, as {dead[axis]}.")
-    return Sweep(name, list(made.values()), list(_dead(merged)), len(asked))
+        merger.add(cell)
+    return merger.sweep(name, len(asked))
+
+
+@dataclass
+class Merger:
+    """Makes evaluations of what a file asks for, each once."""
+
+    config: SweepConfig
+    overrides: Override
+    source: str
+    made: dict[str, EvalConfig] = field(default_factory=dict)
+    """Cells by what they run."""
+    first: dict[str, Override] = field(default_factory=dict)
+    """How the file asks for it the first time."""
+    merged: Counter[tuple[str, frozenset[str]]] = field(default_factory=Counter)
+    """Cells that are equal to one before, by method and the axes in which they seem to differ."""
+    dead: dict[str, str] = field(default_factory=dict)
+    """Axis keys that a method does not have, with that method's name."""
+    alive: set[str] = field(default_factory=set)
+    folders: set[str] = field(default_factory=set)
+
+    def add(self, cell: Asked) -> None:
+        """Make a cell, and the baseline that stands before it."""
+        data, lacking = cell.build(self.config.base, self.overrides, self.source)
+        built = from_dict(data, self.source)
+        method, key = built.what.pruner.name, what_runs(built)
+        self.dead |= dict.fromkeys(lacking, method)
+        self.alive |= cell.axes - set(lacking)
+        self.folders.add(str(built.storage.output))
+        if self.config.baseline:
+            none = built.but(pruner=NoPruning())
+            self.made.setdefault(what_runs(none), none)
+        if (first := self.first.setdefault(key, cell.override)) is not cell.override:
+            differ = {k for k in cell.axes if first.get(k) != cell.override.get(k)}
+            self.merged[method, frozenset(differ)] += 1
+        self.made.setdefault(key, built)
+
+    def sweep(self, name: str, asked: int) -> Sweep:
+        """All cells.
+
+        Raises:
+            UserError: an axis that no method has, or several results folders.
+        """
+        for axis in self.dead.keys() - self.alive:
+            raise UserError(
+                f"{self.source}: axis {axis} is an option of no method here, as {self.dead[axis]}."
+            )
+        if len(self.folders) > 1:
+            folders = ", ".join(sorted(self.folders))
+            raise UserError(f"output is {folders}; a sweep has one results folder.")
+        return Sweep(name, list(self.made.values()), list(_dead(self.merged)), asked)
 
 
 def _dead(merged: Mapping[tuple[str, frozenset[str]], int]) -> Iterator[str]:

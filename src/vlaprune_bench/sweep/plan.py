@@ -8,7 +8,7 @@ what the last run in the folder noted, as long as the checkpoint's files have no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,13 +18,13 @@ from vlaprune_bench.config import EvalConfig, labels
 from vlaprune_bench.rollout.identity import Facts, episode_ids, known_facts, settings
 from vlaprune_bench.store import read_episodes
 from vlaprune_bench.sweep.file import Sweep
-from vlaprune_bench.types import Status, UserError
+from vlaprune_bench.types import Role, Status, columns
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 COLUMNS = ["episode_id", "status", "success", "error", "wall_s", "workers", "device"]
-COLUMNS += ["suite", "method", "max_steps", "task", "trial"]
+COLUMNS += ["method", "max_steps", *columns(Role.PAIR)]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        return self.sweep.cells[0].output
+        return self.sweep.folder
 
     @property
     def missing(self) -> int:
@@ -77,7 +77,7 @@ class Plan:
 
 def make_plan(sweep: Sweep) -> Plan:
     """Compare a sweep with its results folder, which need not exist."""
-    folder = one_folder(sweep.cells)
+    folder = sweep.folder
     table, warnings = read_episodes(folder, COLUMNS)
     rows = {row["episode_id"]: row for row in table.to_pylist()}
     rates = Rates(rows.values())
@@ -89,28 +89,17 @@ def make_plan(sweep: Sweep) -> Plan:
             facts[key] = known_facts(folder, cell) if rows else None
             if rows and not facts[key]:
                 warnings.append(
-                    f"nothing is known of checkpoint {cell.checkpoint} on device {cell.device} in "
+                    f"nothing is known of checkpoint {cell.what.checkpoint} on device "
+                    f"{cell.compute.device} in "
                     f"{folder} (or its files have changed): what is done shows when it runs"
                 )
         known = facts[key]
         ids = episode_ids(cell, known).values() if known else ()
         there = [rows[i] for i in ids if i in rows]
-        asked = len(cell.tasks) * cell.trials
+        asked = len(cell.what.tasks) * cell.what.trials
         states.append(CellState(cell, label, asked, there, rates.seconds(cell, there)))
     measured = [row for row in rows.values() if row["status"] == Status.OK]
     return Plan(sweep, states, [*sweep.warnings, *warnings], measured)
-
-
-def one_folder(cells: Sequence[EvalConfig]) -> Path:
-    """The results folder all cells share.
-
-    Raises:
-        UserError: they do not.
-    """
-    folders = sorted({str(cell.output) for cell in cells})
-    if len(folders) > 1:
-        raise UserError(f"output is {', '.join(folders)}; a sweep has one results folder.")
-    return cells[0].output
 
 
 def _seconds(row: dict[str, Any]) -> float:
@@ -141,7 +130,7 @@ class Rates:
         """What an episode of a cell may take: the mean of its own (`own`), else of the most alike
         there are; None: no episode was finished."""
         mine = [_seconds(row) for row in own if row["status"] == Status.OK]
-        keys = self._keys(cell.budget, cell.suite, cell.pruner.name)
+        keys = self._keys(cell.what.budget, cell.what.suite, cell.what.pruner.name)
         times = mine or next((self._times[key] for key in keys if key in self._times), [])
         return sum(times) / len(times) if times else None
 
@@ -150,10 +139,10 @@ def show(plan: Plan, console: Console) -> None:
     """Print a plan."""
     sweep, states = plan.sweep, plan.states
     scenes = {
-        (s.cell.suite, task, k)
+        (s.cell.what.suite, task, k)
         for s in states
-        for task in s.cell.tasks
-        for k in range(s.cell.trials)
+        for task in s.cell.what.tasks
+        for k in range(s.cell.what.trials)
     }
     done = sum(len(s.rows) - len(s.failed) for s in states)
     failed = sum(len(s.failed) for s in states)
@@ -189,8 +178,8 @@ def _time(plan: Plan) -> str:
 
 def shared_work(sweep: Sweep) -> list[str]:
     """What cells share, in sentences."""
-    loads = list(dict.fromkeys((cell.checkpoint, cell.suite) for cell in sweep.cells))
-    baselines = sum(cell.pruner.name == "none" for cell in sweep.cells)
+    loads = list(dict.fromkeys((cell.what.checkpoint, cell.what.suite) for cell in sweep.cells))
+    baselines = sum(cell.what.pruner.name == "none" for cell in sweep.cells)
     return [
         f"{sweep.asked} cells asked for, {len(sweep.cells) - baselines} run and {baselines} "
         f"baseline{'s' * (baselines != 1)} (none, once for each checkpoint, suite and set of "

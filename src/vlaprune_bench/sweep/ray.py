@@ -15,18 +15,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from vlaprune_bench.config import EvalConfig, to_dict
-from vlaprune_bench.rollout.engine import Engine
 from vlaprune_bench.rollout.identity import Facts
-from vlaprune_bench.rollout.launcher import SwappablePolicy, resolve
+from vlaprune_bench.rollout.jobs import Job, Schedule
+from vlaprune_bench.rollout.launcher import resolve
 from vlaprune_bench.rollout.messages import Refused
-from vlaprune_bench.rollout.running import Job, Running
-from vlaprune_bench.rollout.scene_guard import StoredScenes
-from vlaprune_bench.rollout.server import Done, Schedule
-from vlaprune_bench.store import Store
+from vlaprune_bench.rollout.record import EpisodeRecord
+from vlaprune_bench.rollout.scene_guard import SceneGuard
+from vlaprune_bench.rollout.server import Done
+from vlaprune_bench.rollout.setup import Loaded
 from vlaprune_bench.types import Status, UserError
 
 try:
@@ -39,8 +38,8 @@ except ModuleNotFoundError as missing:
         "node)."
     ) from missing
 
-from vlaprune_bench.rollout.ray_actors import Host, Loaded, Played, Task
-from vlaprune_bench.sweep.ray_nodes import Place, check, places
+from vlaprune_bench.rollout.ray_actors import Host, Played, RemoteJob
+from vlaprune_bench.sweep.ray_nodes import NodeSlot, check, node_slots
 
 ATTEMPTS = 3
 """How often an episode is begun, where nodes are lost under it."""
@@ -57,10 +56,10 @@ AHEAD = 2
 
 
 @dataclass(eq=False)
-class Post:
+class HostHandle:
     """A host as the driver sees it."""
 
-    place: Place
+    slot: NodeSlot
     workers: int
     actor: Any
     reply: Any
@@ -86,7 +85,7 @@ class RayLauncher:
 
     def __init__(self, address: str, plugin: Path | None = None) -> None:
         self._plugin = (plugin.name, plugin.read_text()) if plugin else None
-        self._posts: list[Post] = []
+        self._hosts: list[HostHandle] = []
         self._losses: Counter[str] = Counter()
         self._paused: dict[str, float] = {}
         """Until when a node that lost a host gets no other one (monotonic clock)."""
@@ -115,117 +114,110 @@ class RayLauncher:
         checkpoint, assets = resolve(config)
         return known == replace(known, checkpoint_hash=checkpoint.hash, assets_hash=assets.hash)
 
-    def load(self, cells: Sequence[EvalConfig], store: Store) -> tuple[list[Engine], Path]:
+    def load(self, cells: Sequence[EvalConfig]) -> Loaded:
         """Load what the cells of a world share, on every node.
 
         Raises:
             UserError: a node lacks something, or has another checkpoint or other assets.
         """
         check(cells[0])
-        for post in list(self._posts):
-            self._drop(post)
+        for host in list(self._hosts):
+            self._drop(host)
         self._cells, self._first = cells, None
         self._checkpoint, self._assets = resolve(cells[0])
         self._looked = -inf
         self._recruit()
         why = ""
-        while any(not post.loaded for post in self._posts):
-            for post, reply in self._replies():
+        while any(not host.loaded for host in self._hosts):
+            for host, reply in self._replies():
                 if isinstance(reply, RayError):
-                    self._lose(post)
-                    why = f" ({post.place.name} was lost: {_brief(reply)})"
+                    self._lose(host)
+                    why = f" ({host.slot.name} was lost: {_brief(reply)})"
                 else:
-                    self._accept(post, reply)
+                    self._accept(host, reply)
         if self._first is None:
             raise UserError(
                 "--launcher is ray; no node of the cluster could hold a policy: it takes a GPU or, "
                 f"in a cluster without one, a CPU{why}."
             )
-        policy = cast(SwappablePolicy, SimpleNamespace(info=self._first.info))
-        gl = self._first.gl_backend
-        engines = [Engine(cell, store, policy, self._assets, gl) for cell in cells]
-        return engines, self._checkpoint.folder
+        return replace(self._first, assets=self._assets, checkpoint=self._checkpoint.folder)
 
     def run(
         self,
         jobs: Sequence[Job],
-        scenes: StoredScenes,
+        guard: SceneGuard,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
     ) -> Generator[Done]:
         """Run episodes on the hosts that were loaded; see `Server.run`."""
-        schedule = Schedule(jobs)
+        schedule, attempts, stopped = Schedule(jobs), Counter[str](), False
         if jobs:
             say(self._describe())
-        attempts: Counter[str] = Counter()
-        stopped = False
         while True:
             if stopping() and not stopped:
-                stopped = True
-                for post in self._posts:
-                    post.actor.stop.remote()
-            hope = bool(schedule) and not stopped and self._recruit()
-            for post in self._posts:
-                self._hand_out(post, Schedule(()) if stopped else schedule)
-            if not any(post.given for post in self._posts):
-                if stopped or not schedule:
+                stopped, schedule = True, Schedule(())
+                for host in self._hosts:
+                    host.actor.stop.remote()
+            hope = bool(schedule) and self._recruit()
+            for host in self._hosts:
+                self._hand_out(host, schedule)
+            if not any(host.given for host in self._hosts):
+                if not schedule:
                     return
                 if not hope:
                     raise UserError(
                         f"--launcher is ray; no node of the cluster is left, {len(schedule)} "
                         "episodes are not run: the same command goes on once there is one."
                     )
-            for post, reply in self._replies():
+            for host, reply in self._replies():
                 if isinstance(reply, RayError):
-                    lost = self._lose(post)
-                    say(
-                        f"{post.place.name} was lost: its {len(lost)} episodes run again "
-                        f"({_brief(reply)})"
-                    )
-                    yield from self._lost(post, lost, attempts, schedule)
-                elif not post.loaded:
-                    try:
-                        self._accept(post, reply)
-                    except UserError as error:  # it joined later: the others go on
-                        self._losses[post.place.node] = LOSSES
-                        self._drop(post)
-                        say(f"{error} It is left out.")
+                    say(f"{host.slot.name} was lost: {self._lose(host)} ({_brief(reply)})")
+                    yield from self._lost(host, attempts, Schedule(()) if stopped else schedule)
+                elif not host.loaded:
+                    self._welcome(host, reply, say)
                 else:
-                    yield from self._take_in(post, reply, scenes)
+                    yield from self._take_in(host, reply, guard)
+
+    def _welcome(self, host: HostHandle, reply: Any, say: Callable[[str], None]) -> None:
+        """Take in a host that joined later; where it does not fit, the others go on."""
+        try:
+            self._accept(host, reply)
+        except UserError as error:
+            self._losses[host.slot.node] = LOSSES
+            self._drop(host)
+            say(f"{error} It is left out.")
 
     def _take_in(
-        self, post: Post, reply: list[Played | Refused | None], scenes: StoredScenes
+        self, host: HostHandle, reply: list[Played | Refused | None], guard: SceneGuard
     ) -> Iterator[Done]:
         for played in reply:
             if played is None:  # it was told to stop
-                post.given.clear()
+                host.given.clear()
             elif isinstance(played, Refused):
-                raise UserError(f"{post.place.name}: {played.sentence}")
+                raise UserError(f"{host.slot.name}: {played.sentence}")
             else:
                 row, calls = played
                 try:
-                    scenes.check(row.task, row.trial, row.task_name, row.scene_hash)
+                    guard.check(vars(row), row.task_name, row.scene_hash)
                 except UserError as error:
-                    raise UserError(f"{post.place.name}: {error}") from error
-                note = scenes.compare_frames(row.task, row.trial, row.frames_hash)
+                    raise UserError(f"{host.slot.name}: {error}") from error
+                note = guard.compare_frames(vars(row), row.frames_hash)
                 if note and note not in row.warnings:
                     row = replace(row, warnings=[*row.warnings, note])
-                yield post.given.pop(row.episode_id), row, calls
+                yield host.given.pop(row.episode_id), row, calls
 
-    def _lost(
-        self, post: Post, jobs: Sequence[Job], attempts: Counter[str], schedule: Schedule
-    ) -> Iterator[Done]:
+    def _lost(self, host: HostHandle, attempts: Counter[str], schedule: Schedule) -> Iterator[Done]:
         """Plan episodes again whose host is gone; what was begun too often becomes a row."""
-        for job in jobs:
-            running = Running(job, post.workers)
-            attempts[running.episode_id] += 1
-            number = attempts[running.episode_id]
+        for job in host.given.values():
+            record = EpisodeRecord(job, host.workers)
+            attempts[job.episode_id] += 1
+            number = attempts[job.episode_id]
             if number < ATTEMPTS:
-                note = f"begun again: {post.place.name} was lost with it (attempt {number})"
+                note = f"begun again: {host.slot.name} was lost with it (attempt {number})"
                 schedule.put(replace(job, note=note))
             else:
-                why = f"its node was lost {number} times, the last one was {post.place.name}"
-                yield job, *running.give_up(Status.ERROR, why)
+                why = f"its node was lost {number} times, the last one was {host.slot.name}"
+                yield job, *record.give_up(Status.ERROR, why)
 
     def _recruit(self) -> bool:
         """Start a host wherever there is room for one.
@@ -238,42 +230,42 @@ class RayLauncher:
             return True
         self._looked = now
         waiting = False
-        for place in places(self._cells[0]):
-            taken = any(post.place == place for post in self._posts)
-            if taken or self._losses[place.node] >= LOSSES:
+        for slot in node_slots(self._cells[0]):
+            taken = any(host.slot == slot for host in self._hosts)
+            if taken or self._losses[slot.node] >= LOSSES:
                 continue
-            if now < self._paused.get(place.node, now):
+            if now < self._paused.get(slot.node, now):
                 waiting = True
                 continue
             actor = (
                 ray.remote(Host)
                 .options(
                     num_cpus=0,  # it waits for its GPU; on a CPU, its simulators wait for it
-                    num_gpus=place.gpus,
+                    num_gpus=slot.gpus,
                     max_concurrency=2,  # `stop` while `play` waits
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(slot.node, soft=False),
                 )
                 .remote(self._plugin)
             )
-            workers = place.workers(self._cells[0].workers)
-            share = min(1.0, place.cpus / max(1, workers))
+            workers = slot.workers(self._cells[0].compute.workers)
+            share = min(1.0, slot.cpus / max(1, workers))
             reply = actor.load.remote([to_dict(cell) for cell in self._cells], workers, share)
-            self._posts.append(Post(place, workers, actor, reply))
-        return waiting or bool(self._posts)
+            self._hosts.append(HostHandle(slot, workers, actor, reply))
+        return waiting or bool(self._hosts)
 
-    def _accept(self, post: Post, reply: Loaded | Refused) -> None:
+    def _accept(self, host: HostHandle, reply: Loaded | Refused) -> None:
         """A host has loaded: is it what the driver has?
 
         Raises:
             UserError: no; names the node.
         """
-        name = post.place.name
+        name = host.slot.name
         if isinstance(reply, Refused):
             raise UserError(f"{name}: {reply.sentence}")
         config, info = self._cells[0], reply.info
         for what, there, here in (
             (
-                f"files of checkpoint {config.checkpoint}",
+                f"files of checkpoint {config.what.checkpoint}",
                 info.checkpoint_hash,
                 self._checkpoint.hash,
             ),
@@ -290,56 +282,56 @@ class RayLauncher:
                 f"{name}: its policy runs in {info.dtype} on {info.device}, another in "
                 f"{self._first.info.dtype} on {self._first.info.device}: give --dtype."
             )
-        post.loaded, post.reply = True, None
+        host.loaded, host.reply = True, None
 
-    def _hand_out(self, post: Post, schedule: Schedule) -> None:
+    def _hand_out(self, host: HostHandle, schedule: Schedule) -> None:
         """Give a host episodes, as many as it can take, and wait for what it has finished."""
-        if not post.loaded or post.reply is not None:
+        if not host.loaded or host.reply is not None:
             return
         tasks = []
-        while schedule and len(post.given) < AHEAD * max(1, post.workers):
-            others = [p.task for p in self._posts if p is not post and p.task is not None]
-            job = schedule.take(post.task, others)
-            post.task = job.spec.task
-            post.given[job.engine.episode_id(job.spec)] = job
-            tasks.append(Task(self._cells.index(job.engine.config), job.spec, job.note))
-        if post.given:
-            post.reply = post.actor.play.remote(tasks)
+        while schedule and len(host.given) < AHEAD * max(1, host.workers):
+            others = [p.task for p in self._hosts if p is not host and p.task is not None]
+            job = schedule.take(host.task, others)
+            host.task = job.spec.task
+            host.given[job.episode_id] = job
+            tasks.append(RemoteJob(self._cells.index(job.setup.config), job.spec, job.note))
+        if host.given:
+            host.reply = host.actor.play.remote(tasks)
 
-    def _replies(self) -> Iterator[tuple[Post, Any]]:
+    def _replies(self) -> Iterator[tuple[HostHandle, Any]]:
         """What hosts have answered, after a while at most; an error of Ray's: the host is gone."""
-        waiting = {post.reply: post for post in self._posts if post.reply is not None}
+        waiting = {host.reply: host for host in self._hosts if host.reply is not None}
         if not waiting:
             time.sleep(LOOK_S)  # for a node to join
             return
         refs = list(waiting)
         ray.wait(refs, timeout=LOOK_S)
         for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]:
-            post = waiting[ref]
-            post.reply = None
+            host = waiting[ref]
+            host.reply = None
             try:
                 reply = ray.get(ref)
             except RayTaskError:
                 raise  # what went wrong in the host itself
             except RayError as error:
                 reply = error
-            yield post, reply
+            yield host, reply
 
-    def _lose(self, post: Post) -> list[Job]:
-        """Give up a host; what it had at hand."""
-        self._losses[post.place.node] += 1
-        self._paused[post.place.node] = time.monotonic() + PAUSE_S
-        self._drop(post)
-        return list(post.given.values())
+    def _lose(self, host: HostHandle) -> str:
+        """Give up a host; in words, what it had at hand."""
+        self._losses[host.slot.node] += 1
+        self._paused[host.slot.node] = time.monotonic() + PAUSE_S
+        self._drop(host)
+        return f"its {len(host.given)} episodes run again"
 
-    def _drop(self, post: Post) -> None:
-        ray.kill(post.actor)
-        self._posts.remove(post)
+    def _drop(self, host: HostHandle) -> None:
+        ray.kill(host.actor)
+        self._hosts.remove(host)
 
     def _describe(self) -> str:
-        nodes = len({post.place.node for post in self._posts})
-        workers = sum(post.workers for post in self._posts)
-        return f"on Ray: {workers} simulators, policies: {len(self._posts)}, nodes: {nodes}"
+        nodes = len({host.slot.node for host in self._hosts})
+        workers = sum(host.workers for host in self._hosts)
+        return f"on Ray: {workers} simulators, policies: {len(self._hosts)}, nodes: {nodes}"
 
 
 def _brief(error: Exception) -> str:

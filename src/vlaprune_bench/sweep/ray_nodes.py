@@ -11,7 +11,7 @@ from vlaprune_bench.types import UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeSlot:
     """Where a host may run."""
 
     node: str
@@ -27,21 +27,21 @@ class Place:
         return max(1, int(self.cpus) - 1) if asked == "auto" else int(asked)
 
 
-def places(config: EvalConfig) -> list[Place]:
+def node_slots(config: EvalConfig) -> list[NodeSlot]:
     """Room for hosts: one a GPU; one a node, where nothing in the cluster has a GPU (or none is
     wanted)."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     gpus = {n["NodeID"]: int(n["Resources"].get("GPU", 0)) for n in nodes}
-    on_gpus = config.device != "cpu" and any(gpus.values())
-    places = []
+    on_gpus = config.compute.device != "cpu" and any(gpus.values())
+    slots = []
     for node in nodes:
         cpus = node["Resources"].get("CPU", 0.0)
         number = gpus[node["NodeID"]] if on_gpus else int(cpus >= 1)
         for index in range(number):
             gpu = f" GPU {index}" if number > 1 else ""
             name = f"node {node['NodeManagerHostname']} ({node['NodeID'][:6]}){gpu}"
-            places.append(Place(node["NodeID"], name, int(on_gpus), cpus / number))
-    return places
+            slots.append(NodeSlot(node["NodeID"], name, int(on_gpus), cpus / number))
+    return slots
 
 
 def check(config: EvalConfig) -> None:
@@ -50,13 +50,14 @@ def check(config: EvalConfig) -> None:
     Raises:
         UserError: which option, and why.
     """
-    if config.device not in ("auto", "cpu", "cuda"):
+    device, video = config.compute.device, config.storage.video
+    if device not in ("auto", "cpu", "cuda"):
         raise UserError(
-            f"--device is {config.device}; with --launcher ray it must be auto, cpu or cuda: Ray "
+            f"--device is {device}; with --launcher ray it must be auto, cpu or cuda: Ray "
             "gives each policy a GPU of its own."
         )
-    if config.video != "none":
+    if video != "none":
         raise UserError(
-            f"video is {config.video}; with --launcher ray it must be none: videos would stay on "
+            f"video is {video}; with --launcher ray it must be none: videos would stay on "
             "the nodes."
         )

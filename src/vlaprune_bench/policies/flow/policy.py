@@ -246,14 +246,20 @@ class FlowVLA(VLA):
 
     # an episode
 
-    def start(self, instruction: str, seed: int, noise_seed: int | None = None) -> FlowMemory:
+    def start(
+        self,
+        instruction: str,
+        seed: int,
+        pruner: Pruner | None = None,
+        noise_seed: int | None = None,
+    ) -> FlowMemory:
         """Begin an episode; see `Policy.start`.
 
         Raises:
             UserError: there is no tokenizer.
         """
         ids, padding = self.tokens(instruction, np.zeros(STATE_DIM, np.float32))
-        method = self.pruner
+        method = self._method(pruner)
         return FlowMemory(
             torch.tensor(ids, device=self.device),
             self.layout(len(ids), padding),

@@ -122,19 +122,29 @@ class PrismaticVLA(VLA):
         """MAC of what makes the sequence, beside vision towers and projector."""
         return 0
 
-    def start(self, instruction: str, seed: int, noise_seed: int | None = None) -> Memory:
+    def start(
+        self,
+        instruction: str,
+        seed: int,
+        pruner: Pruner | None = None,
+        noise_seed: int | None = None,
+    ) -> Memory:
         """Begin an episode: tokenise the instruction and give the method fresh memory.
+
+        Arguments: see `Policy.start`.
 
         Raises:
             UserError: the checkpoint has no tokenizer.json.
         """
-        return self.start_with_tokens(prompt_ids(self.checkpoint, instruction), seed)
+        return self.start_with_tokens(prompt_ids(self.checkpoint, instruction), seed, pruner)
 
-    def start_with_tokens(self, prompt: list[int], seed: int) -> Memory:
+    def start_with_tokens(
+        self, prompt: list[int], seed: int, pruner: Pruner | None = None
+    ) -> Memory:
         """Begin an episode whose prompt is tokenised already (BOS first)."""
         prompt = with_suffix(self.checkpoint, prompt)
         ids_T = torch.tensor(prompt, device=self.device)
-        layout, method = self._layout(len(prompt)), self.pruner
+        layout, method = self._layout(len(prompt)), self._method(pruner)
         return Memory(ids_T, layout, seed, method, method.start())
 
     def _inputs(self, memory: Memory, observation: Observation) -> Inputs:

@@ -1,42 +1,28 @@
-"""An episode as the policy's side sees it: what it remembers, and the rows it becomes."""
+"""An episode that is being played: what is told of it, and the rows it becomes."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from vlaprune_bench.policies.base import Memory
-from vlaprune_bench.rollout.messages import Call, Ended, Opened, Scene
-from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, EpisodeSpec, Status
-
-if TYPE_CHECKING:
-    from vlaprune_bench.rollout.engine import Engine
+from vlaprune_bench.rollout.jobs import Job
+from vlaprune_bench.rollout.messages import ActionRequest, Ended, Opened, SceneReady
+from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, Status
 
 
-@dataclass(frozen=True)
-class Job:
-    """An episode to run."""
-
-    engine: Engine
-    spec: EpisodeSpec
-    note: str | None = None
-    """What the reader of its row must know besides."""
-
-
-@dataclass
-class Running:
+@dataclass(eq=False)
+class EpisodeRecord:
     """An episode that is being played somewhere."""
 
     job: Job
     workers: int
     """Simulator processes of this run."""
     opened: Opened | None = None
-    scene: Scene | None = None
-    memory: Memory | None = None
+    scene: SceneReady | None = None
     calls: list[CallRow] = field(default_factory=list)
     error: str | None = None
     """Why its last call failed."""
@@ -44,32 +30,28 @@ class Running:
     """What was noticed on the way, for the reader of its row."""
 
     def __post_init__(self) -> None:
-        self.episode_id = self.job.engine.episode_id(self.job.spec)
         self.started = datetime.now(UTC)
         self.clock = time.perf_counter()
-
-    def remember(self) -> Memory:
-        """Its memory, made at the first call, with the method's own."""
-        if self.memory is None:
-            assert self.opened is not None
-            engine, spec = self.job.engine, self.job.spec
-            engine.policy.pruner = engine.config.pruner  # of many engines that share the policy
-            self.memory = engine.policy.start(self.opened.instruction, engine.seed(spec))
-        return self.memory
 
     def moved(self, path: float) -> None:
         """Note what the end effector did after the last call."""
         if self.calls:
             self.calls[-1] = replace(self.calls[-1], eef_displacement=path)
 
-    def answered(self, request: Call, chunk: ActionChunk) -> None:
-        """Note a call."""
+    def answered(self, request: ActionRequest, chunk: ActionChunk, warmup: bool) -> None:
+        """Note a call.
+
+        Args:
+            request: what was asked.
+            chunk: the answer.
+            warmup: see `CallRow.warmup`.
+        """
         self.calls.append(
             CallRow(
-                episode_id=self.episode_id,
+                episode_id=self.job.episode_id,
                 call=len(self.calls),
                 step=request.steps,
-                warmup=self.job.engine.is_first(chunk.measures),
+                warmup=warmup,
                 eef_displacement=None,  # told with the next message
                 **asdict(chunk.measures),
             )
@@ -99,11 +81,10 @@ class Running:
         return self._row(status=status, error=error, success=None, steps=steps, actions_hash=None)
 
     def _row(self, **outcome: Any) -> tuple[EpisodeRow, list[CallRow]]:
-        engine, spec = self.job.engine, self.job.spec
-        opened, scene = self.opened or engine.look_up(spec), self.scene
+        setup, spec = self.job.setup, self.job.spec
+        opened, scene = self.opened or setup.look_up(spec), self.scene
         row = EpisodeRow(
             **outcome,
-            episode_id=self.episode_id,
             calls=len(self.calls),
             init_state_hash=scene.init_state_hash if scene else None,
             scene_hash=scene.scene_hash if scene else None,
@@ -113,13 +94,13 @@ class Running:
             wall_s=time.perf_counter() - self.clock,
             reset_s=scene.reset_s if scene else None,
             started_at=self.started.isoformat(timespec="seconds"),
-            sim=scene.sim if scene else engine.config.sim,
+            sim=scene.sim if scene else setup.config.compute.sim,
             self_check=scene.self_check if scene else None,
-            warnings=[*engine.warnings(), *self._warnings()],
+            warnings=[*setup.loaded.warnings, *self._warnings()],
             batch_size=max((call.batch_size for call in self.calls), default=1),
             workers=self.workers,
             **_costs(self.calls),
-            **engine.shared(spec),
+            **setup.shared(spec),
         )
         return row, self.calls
 

@@ -1,0 +1,128 @@
+"""What the episodes of a configuration share once it is known what they run on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
+from vlaprune_bench.measure.provenance import git_revision, versions
+from vlaprune_bench.policies.base import PolicyInfo
+from vlaprune_bench.pruning.gated import has_gate
+from vlaprune_bench.rollout.identity import Facts, executed, identity
+from vlaprune_bench.rollout.messages import Film, Opened, Order
+from vlaprune_bench.types import PROTOCOLS, SCENE, EpisodeSpec
+
+if TYPE_CHECKING:
+    from vlaprune_bench.sim.assets import AssetSet
+    from vlaprune_bench.sim.tasks import TaskKey
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded for the cells of a world."""
+
+    info: PolicyInfo
+    assets: AssetSet
+    gl_backend: str
+    checkpoint: Path
+    """Folder of the checkpoint."""
+
+    @property
+    def facts(self) -> Facts:
+        info = self.info
+        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype, info.chunk)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the reader of a row must know."""
+        info, found = self.info, []
+        if not info.trained:
+            found.append(f"{info.name} is untrained: its success rate means nothing")
+        if self.assets.kind != info.assets:
+            found.append(
+                f"{info.name} was made for {info.assets} assets and ran on {self.assets.kind} ones"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One configuration on what was loaded for it: what follows from both."""
+
+    config: EvalConfig
+    loaded: Loaded
+
+    @property
+    def executed(self) -> int:
+        """Actions of a chunk that are executed; see `identity.executed`."""
+        return executed(self.config.what, self.loaded.facts)
+
+    def episode_id(self, spec: EpisodeSpec) -> str:
+        return digest(identity(self.config, spec, self.loaded.facts))
+
+    def task_key(self, spec: EpisodeSpec) -> TaskKey:
+        """The task of an episode, as a simulator opens it."""
+        from vlaprune_bench.sim.tasks import TaskKey
+
+        what, sim = self.config.what, self.config.compute.sim
+        return TaskKey(spec.suite, spec.task, spec.protocol, self.loaded.assets, sim, what.scenes)
+
+    def order(self, spec: EpisodeSpec, compare: int | None = None) -> Order:
+        """What a simulator must know to play an episode.
+
+        Args:
+            spec: of the episode.
+            compare: see `Order.compare`.
+        """
+        return Order(spec, self.task_key(spec), self.executed, self._film(spec), compare)
+
+    def _film(self, spec: EpisodeSpec) -> Film | None:
+        what, storage, info = self.config.what, self.config.storage, self.loaded.info
+        if storage.video == "none":
+            return None
+        every_step, keep = storage.video == "all", what.pruner.keep_ratio
+        name = f"{spec.suite}-task{spec.task}-trial{spec.trial}-{what.pruner.name}"
+        return Film(
+            path=storage.output / "_videos" / f"{name}-{self.episode_id(spec)}.mp4",
+            label=what.pruner.name + ("" if keep is None else f"   keep {keep:g}"),
+            gated=has_gate(what.pruner),
+            every_step=every_step,
+            frame_steps=1 if every_step else self.executed,
+            grids=info.grids,
+        )
+
+    def look_up(self, spec: EpisodeSpec) -> Opened:
+        """Names of a task nobody came to open."""
+        from vlaprune_bench.sim.tasks import get_task
+
+        task = get_task(spec.suite, spec.task)
+        return Opened(task.name, task.instruction)
+
+    def shared(self, spec: EpisodeSpec) -> dict[str, Any]:
+        """Columns that are known before an episode begins."""
+        what, info, assets = self.config.what, self.loaded.info, self.loaded.assets
+        known = identity(self.config, spec, self.loaded.facts)
+        return {
+            **known,
+            "execute_steps": self.executed,
+            "method_options": json.dumps(method_options(what.pruner)),
+            "run_id": run_id(self.config),
+            "episode_id": self.episode_id(spec),
+            "env_seed": PROTOCOLS[spec.protocol].env_seed,
+            "keep": what.pruner.keep_ratio,
+            "checkpoint": info.name,
+            "checkpoint_trained": info.trained,
+            "assets": assets.kind,
+            "device": info.device,
+            "gl_backend": self.loaded.gl_backend,
+            "versions": versions(),
+            "git_revision": git_revision(),
+        }
+
+    def scene(self, spec: EpisodeSpec) -> dict[str, Any]:
+        """The columns that determine the scene an episode begins in."""
+        shared = self.shared(spec)
+        return {name: shared[name] for name in SCENE}
