@@ -4,9 +4,10 @@
     python scripts/make_tiny.py /some/dir
 
 `tiny-untrained` is an OpenVLA-OFT, `tiny-openvla-untrained` an OpenVLA with the same weights where
-both have them; `tiny-pi0-untrained` and the like are in `tiny.flow`. Nothing in them is trained: they run every code path on any machine, and their
-success rates mean nothing. Weights come from a seeded numpy generator, so they do not depend on the
-version of torch. Needs the libero package, for the words of its instructions.
+both have them; `tiny-pi0-untrained` and the like are in `tiny.flow`. Nothing in them is trained:
+they run every code path on any machine, and their success rates mean nothing. Weights come from a
+seeded numpy generator, so they do not depend on the version of torch. Needs the libero package, for
+the words of its instructions.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tiny import flow
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from vlaprune_bench.policies.checkpoint import TINY, TINY_FLOW, TINY_OPENVLA, Checkpoint, on_meta

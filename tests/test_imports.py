@@ -17,7 +17,7 @@ ALLOWED = {
     "sim": {"types", "lite"},
     "experts": {"types", "sim"},
     "store": {"types"},
-    "config": {"types", "pruning"},
+    "config": {"types", "pruning", "policies"},
     "tracking": {"types", "config"},
     "report": {"types", "measure", "video", "store", "config"},
     "rollout": {

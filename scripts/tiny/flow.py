@@ -30,7 +30,7 @@ GAINS = {"q_proj.": 2.0, "k_proj.": 2.0, "action_out_proj.": 0.5}
 
 
 def make_tokenizer(words: Iterable[str], bos: bool) -> Tokenizer:
-    """Words, digits and marks as tokens; with BOS in front as PaliGemma's, or none as SmolVLM2's."""
+    """Words, digits and marks as tokens; BOS in front as PaliGemma has it, or none as SmolVLM2."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
     if not bos:
         special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<unk>"]

@@ -52,15 +52,22 @@ class EvalProtocol:
     """Kernel of the resize to the model's input."""
     crop_area: float
     """Fraction of the frame's AREA kept by the centre crop (1.0: no crop)."""
-    execute_steps: int
-    """Actions of a chunk executed open loop before the policy is called again."""
+    execute_steps: int | None
+    """Actions of a chunk executed open loop before the policy is called again; None: as many as the
+    checkpoint says."""
     antialias: bool = True
     """Whether the kernel widens where the resize shrinks."""
+    seed_per_trial: bool = False
+    """Whether trial k's reset is seeded anew, with `env_seed` + k."""
     conventions: Literal["lerobot", "openpi"] = "lerobot"
     """Whose prompts and normalisation a flow-matching policy is given; other policies have their
     own."""
-    state_dtype: Literal["float32", "float64"] = "float32"
+    state_dtype: Literal["float32", "float64"] = "float64"
     """Precision in which a flow-matching policy's state is computed."""
+
+    def seed_of(self, trial: int) -> int:
+        """Seed of the task environment for a trial."""
+        return self.env_seed + trial if self.seed_per_trial else self.env_seed
 
 
 OPENVLA_PROTOCOL = EvalProtocol(
@@ -93,7 +100,6 @@ OPENPI_PROTOCOL = replace(
     crop_area=1.0,
     execute_steps=5,
     conventions="openpi",
-    state_dtype="float64",
 )
 LEROBOT_PROTOCOL = replace(
     OPENVLA_PROTOCOL,
@@ -104,11 +110,16 @@ LEROBOT_PROTOCOL = replace(
     jpeg_quality=None,
     resize="bilinear",
     crop_area=1.0,
+    execute_steps=None,
     antialias=False,
+    seed_per_trial=True,
+    state_dtype="float32",
 )
 
 PROTOCOLS = {p.name: p for p in (OPENVLA_PROTOCOL, LEROBOT_PROTOCOL, OPENPI_PROTOCOL)}
 
+NO_OPTIONS = "{}"
+"""Options of a policy that has none of its own, JSON."""
 SimPath = Literal["fast", "reference"]
 """How the simulator is stepped: by a path of our own, or by robosuite's loop. Equal bit for bit."""
 SceneProtocol = Literal["reference", "fresh"]
@@ -434,7 +445,7 @@ class EpisodeRow:
     method: str = column("pruning method", role=Role.METHOD)
     method_options: str = column("all options of the method, JSON", role=Role.METHOD)
     keep: float | None = column("keep ratio asked for; null: the method has none", role=Role.NAME)
-    policy: str = column("openvla or openvla-oft", role=Role.SETTING)
+    policy: str = column("openvla, openvla-oft, pi0, pi05 or smolvla", role=Role.SETTING)
     checkpoint: str = column("checkpoint name, folder or hub id", role=Role.NAME)
     checkpoint_hash: str = column("hash over the checkpoint's files", role=Role.SETTING)
     checkpoint_trained: bool = column(
@@ -496,6 +507,12 @@ class EpisodeRow:
     device: str = column("device of the model, with its name", role=Role.PROVENANCE)
     dtype: str = column("precision of the model", role=Role.SETTING)
     attention: str = column("attention backend", role=Role.SETTING)
+    policy_options: str = column(
+        "options of the policy's own, JSON: what stays in float32, masked cameras, state in the "
+        "prompt, step of the action attention",
+        role=Role.SETTING,
+        default=NO_OPTIONS,
+    )
     gl_backend: str = column("renderer: egl, osmesa or glfw", role=Role.PROVENANCE)
     sim: str = column(
         "simulator path taken: fast or reference, equal bit for bit", role=Role.PROVENANCE

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, EvalProtocol, UserError
+from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol, UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -91,11 +91,6 @@ def load_policy(
         count_every=count_every,
         **cls.read_options(options),
     )
-
-
-def protocol_of(checkpoint: Checkpoint) -> EvalProtocol:
-    """The protocol that a checkpoint was published with: LeRobot's own, or OpenVLA's."""
-    return LEROBOT_PROTOCOL if "type" in checkpoint.config else OPENVLA_PROTOCOL
 
 
 def named_object(path: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vlaprune_bench.types import ActionChunk, Observation, TokenLayout
+from vlaprune_bench.types import NO_OPTIONS, ActionChunk, Observation, TokenLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,9 @@ class PolicyInfo:
     """Actions per call."""
     unnorm_key: str
     """Dataset whose statistics scale proprio and actions."""
-    options: str = "{}"
+    action_steps: int = 0
+    """Actions of a chunk that the checkpoint says to execute; 0: it does not say."""
+    options: str = NO_OPTIONS
     """Options of the policy's own, JSON."""
 
 

@@ -14,6 +14,7 @@ import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vlaprune_bench.types import EvalProtocol
 
@@ -38,7 +39,10 @@ def prepare_frames(
     if protocol.jpeg_quality is not None:
         frames = np.stack([jpeg_round_trip(frame, protocol.jpeg_quality) for frame in frames])
     x_NCHW = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous().float()
-    x_NCHW = resize(x_NCHW, size, protocol.resize)
+    if protocol.antialias:
+        x_NCHW = resize(x_NCHW, size, protocol.resize)
+    else:
+        x_NCHW = interpolate(x_NCHW, size, mode="bilinear", align_corners=False).round()
     return center_crop(x_NCHW, protocol.crop_area) if protocol.crop_area < 1.0 else x_NCHW
 
 

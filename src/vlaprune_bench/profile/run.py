@@ -112,8 +112,9 @@ def load(config: ProfileConfig) -> VLA:
 
     Normalisation moves no cost: the first statistics of a checkpoint will do.
     """
-    from vlaprune_bench.policies import load_policy, protocol_of
+    from vlaprune_bench.policies import load_policy
     from vlaprune_bench.policies.checkpoint import Checkpoint
+    from vlaprune_bench.policies.declared import protocol_of
 
     if config.shape is not None:
         from vlaprune_bench.policies import SHAPES, named_object
@@ -129,7 +130,7 @@ def load(config: ProfileConfig) -> VLA:
         dtype=config.dtype,
         attention=config.attention,
         policy=config.policy,
-        protocol=protocol_of(checkpoint),
+        protocol=protocol_of(checkpoint.config),
         options=config.policy_options,
     )
     if config.cuda_graphs:

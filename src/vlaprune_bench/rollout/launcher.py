@@ -13,7 +13,6 @@ from vlaprune_bench.rollout.pool import Pool, Processes, count_workers
 from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
-from vlaprune_bench.types import PROTOCOLS
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -94,9 +93,10 @@ class Local:
             device=compute.device,
             dtype=compute.dtype,
             attention=compute.attention,
-            protocol=PROTOCOLS[what.protocol],
+            protocol=what.evaluation,
             count_every=compute.count_flops_every,
             policy=what.policy,
+            options=what.policy_options,
         )
         for cell in cells:
             self._policy.fit(cell.what.pruner)  # refused before the first episode

@@ -183,6 +183,7 @@ class FlowVLA(VLA):
             grids=(self.model.eyes.grid,) * len(self.cameras),
             chunk=self.chunk,
             unnorm_key="action",
+            action_steps=int(config.get("n_action_steps", self.chunk)),
             options=json.dumps(asdict(options), sort_keys=True),
         )
 
