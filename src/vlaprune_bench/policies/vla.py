@@ -32,6 +32,7 @@ from vlaprune_bench.policies.prismatic.prefill import Prefill
 from vlaprune_bench.policies.prismatic.requests import Patches, Work, alone, compute, together
 from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
+from vlaprune_bench.pruning.decoder import ModelShape
 from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
@@ -105,7 +106,7 @@ class PrismaticVLA(ABC):
 
     @property
     def pruner(self) -> Pruner:
-        """The method that the next episodes start with, fitted to this model.
+        """The method that the next episodes start with, as this model runs it.
 
         Raises:
             UserError: on assignment, of one that does not fit.
@@ -114,9 +115,8 @@ class PrismaticVLA(ABC):
 
     @pruner.setter
     def pruner(self, pruner: Pruner) -> None:
-        n_layers = self.prismatic.language_model.n_layers
-        pruner.check(n_layers)
-        self._pruner = pruner.fit(n_layers)
+        grids = (self.prismatic.vision_backbone.grid,) * self.cameras
+        self._pruner = pruner.resolve(ModelShape(self.prismatic.language_model.n_layers, grids))
 
     @property
     def action_dim(self) -> int:
@@ -323,9 +323,12 @@ class PrismaticVLA(ABC):
                 alive=decoder.kept_V,
             )
 
-        def select(layer: int) -> Tensor | Selection | None:
+        def select(layer: int) -> Selection | None:
             timer.enter("scoring")
             chosen = pruner.select(context(layer), pruner_memory)
+            if not isinstance(chosen, Selection | None):
+                kinds = type(pruner).__name__, type(chosen).__name__
+                raise TypeError("{}.select gives a {}, not a Selection or None".format(*kinds))
             timer.enter("prefill")
             return chosen
 

@@ -129,7 +129,7 @@ def expand(config: SweepConfig, name: str, source: str, overrides: Override) -> 
         dead |= dict.fromkeys(lacking, data["pruner"]["type"] if "pruner" in data else "none")
         alive |= cell.axes - set(lacking)
         built = from_dict(data, source)
-        key = replace(built, pruner=built.pruner.without_unread())
+        key = replace(built, pruner=built.pruner.canonical())
         if config.baseline:
             none = replace(built, pruner=NoPruning())
             made.setdefault(none, none)
