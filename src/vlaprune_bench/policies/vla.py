@@ -327,8 +327,8 @@ class PrismaticVLA(ABC):
             timer.enter("scoring")
             chosen = pruner.select(context(layer), pruner_memory)
             if not isinstance(chosen, Selection | None):
-                kinds = type(pruner).__name__, type(chosen).__name__
-                raise TypeError("{}.select gives a {}, not a Selection or None".format(*kinds))
+                asked, got = type(pruner).__name__, type(chosen).__name__
+                raise TypeError(f"{asked}.select gives a {got}, not a Selection or None")
             timer.enter("prefill")
             return chosen
 

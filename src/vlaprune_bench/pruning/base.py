@@ -80,6 +80,7 @@ class PruneContext:
 
     @property
     def n_alive(self) -> int:
+        """Visual tokens still there."""
         return self.layout.n_visual if self.alive is None else len(self.alive)
 
 
@@ -92,6 +93,7 @@ class Pruner(draccus.ChoiceRegistry):
 
     @property
     def name(self) -> str:
+        """Name of the method, as registered."""
         return self.get_choice_name(type(self))
 
     @property

@@ -26,18 +26,19 @@ def option(
     count: Literal["camera", "call"] | None = None,
     published: Any = None,
 ) -> Any:
-    """A field with its default and the values that make sense.
+    """A dataclass field that says which values make sense.
 
     Args:
         default: of the field; None or (): left to the method.
-        at_least: bound of the value, of each in a tuple; the next two as well.
-        above: bound.
-        at_most: bound.
-        layers: a decoder layer that the model must have, or several, ascending.
-        count: a number of visual tokens, of each camera or of a whole call, that the model must
-            have. The default is of 16 x 16 patches and scales with the model's grid.
-        published: value that a default left to the method stands for, by `reading` where it is a
-            dict; layers are of 32 and scale with the model's depth.
+        at_least: lower bound, of each value in a tuple.
+        above: lower bound that itself is out.
+        at_most: upper bound.
+        layers: whether it names a decoder layer, or several in ascending order, which the model
+            must have.
+        count: what it counts visual tokens of, which the model must have. The default is of 16 x 16
+            patches a camera and scales with the model's grid.
+        published: what the default stands for, by `reading` where it is a dict. Layers are of 32
+            and scale with the model's depth.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most}
     if layers and at_least is None:
@@ -83,7 +84,7 @@ def resolve_options(config: Any, model: ModelShape) -> Iterator[tuple[str, Any]]
     """
     for f in fields(config):
         given = value = getattr(config, f.name)
-        if given == f.default:
+        if f.metadata and given == f.default:
             value = _published(config, given, f.metadata, model)
         parts = value if isinstance(value, tuple) else () if value is None else (value,)
         if f.metadata.get("layers") and max(parts, default=0) >= model.n_layers:
