@@ -277,15 +277,6 @@ class TokenLayout:
         return self.length - sum(part.stop - part.start for part in self.masked)
 
     @property
-    def said(self) -> tuple[slice, ...]:
-        """What the policy is told: all segments but masked tokens, action placeholders and stop."""
-        return tuple(
-            self.segment(name)
-            for name, length in self.lengths.items()
-            if length and name not in ("empty", "padding", "actions", "stop")
-        )
-
-    @property
     def action_rows(self) -> range:
         """Positions whose states predict the actions: one before each placeholder; for generated
         tokens the prefill's last position and then each of them (position length + i) but the last;

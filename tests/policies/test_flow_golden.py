@@ -25,7 +25,7 @@ from vlaprune_bench.policies.flow.inputs import (
     prepare_images,
     robot_state,
 )
-from vlaprune_bench.pruning.base import Pruner
+from vlaprune_bench.pruning.base import Pruner, Selection
 from vlaprune_bench.types import PROTOCOLS, Observation
 
 CUT = Path(__file__).parents[1] / "data" / "golden-flow" / "golden-flow.tar.xz"
@@ -58,7 +58,7 @@ class Keep(Pruner):
     renumber_positions = property(lambda self: self.contiguous)
 
     def select(self, context, memory):
-        return self.kept
+        return None if self.kept is None else Selection(self.kept)
 
 
 class Fixtures:
@@ -277,8 +277,8 @@ def test_attention_of_prefill_and_actions(fixtures, name):
     layers = tuple(range(fixtures.policy(name).stack.n_layers))
     for empty in ("keep", "drop"):
         policy, inputs, out = fixtures.run(name, case, Keep(taps=layers), empty=empty)
-        everywhere = torch.arange(inputs.layout.length)
-        rows = torch.cat([everywhere[part] for part in inputs.layout.said])
+        rows = out.decoder.rows(0)
+        assert len(rows) == inputs.layout.n_valid
         actions = torch.tensor(list(inputs.layout.action_rows))
         for layer in layers:
             key = f"0.prefix_attn_to_visual.{layer}"

@@ -59,7 +59,7 @@ class Memory:
     seed: int
     """Of the episode; the seed of a call follows from it and the call's index alone."""
     method: Pruner
-    """The pruning method of this episode, fitted to the model."""
+    """The pruning method of this episode, as the model runs it."""
     pruner: Any
     """The method's own memory."""
     call: int = 0

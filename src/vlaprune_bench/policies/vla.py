@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vlaprune_bench.measure.flops import count_flops
 from vlaprune_bench.measure.latency import StageTimer
@@ -29,6 +28,7 @@ from vlaprune_bench.policies.transformer.requests import Work, alone, compute, t
 from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.policies.transformer.stack import Stack
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
+from vlaprune_bench.pruning.decoder import ModelShape
 from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, UserError
 
 
@@ -93,6 +93,14 @@ class VLA(ABC):
         """
 
     @abstractmethod
+    def _grids(self) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of visual tokens, one entry a camera."""
+
+    def _action_layers(self) -> tuple[int, ...] | None:
+        """Decoder layers that action tokens attend at; None: all."""
+        return None
+
+    @abstractmethod
     def _inputs(self, memory: Memory, observation: Observation) -> Inputs:
         """What a call feeds to the networks."""
 
@@ -120,7 +128,7 @@ class VLA(ABC):
 
     @property
     def pruner(self) -> Pruner:
-        """The method of episodes that name none, fitted to this model.
+        """The method of episodes that name none, as this model runs it.
 
         Raises:
             UserError: on assignment, of one that does not fit.
@@ -133,9 +141,7 @@ class VLA(ABC):
 
     def fit(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it; see `SwappablePolicy`."""
-        n_layers = self.stack.n_layers
-        pruner.check(n_layers)
-        return pruner.fit(n_layers)
+        return pruner.resolve(ModelShape(self.stack.n_layers, self._grids(), self._action_layers()))
 
     def _method(self, pruner: Pruner | None) -> Pruner:
         """The method of an episode that names this one, or none."""
@@ -277,9 +283,12 @@ class VLA(ABC):
                 alive=decoder.kept_V,
             )
 
-        def select(layer: int) -> Tensor | Selection | None:
+        def select(layer: int) -> Selection | None:
             timer.enter("scoring")
             chosen = pruner.select(context(layer), pruner_memory)
+            if not isinstance(chosen, Selection | None):
+                asked, got = type(pruner).__name__, type(chosen).__name__
+                raise TypeError(f"{asked}.select gives a {got}, not a Selection or None")
             timer.enter("prefill")
             return chosen
 

@@ -180,7 +180,7 @@ class FlowVLA(VLA):
             dtype=str(self.dtype).removeprefix("torch."),
             attention=attention,
             n_layers=self.stack.n_layers,
-            grids=(self.model.eyes.grid,) * len(self.cameras),
+            grids=self._grids(),
             chunk=self.chunk,
             unnorm_key="action",
             action_steps=int(config.get("n_action_steps", self.chunk)),
@@ -244,6 +244,12 @@ class FlowVLA(VLA):
     def masked_cameras(self, missing: int) -> int:
         """Cameras that stand masked behind the others, of those without an image: all of them."""
         return missing
+
+    def _grids(self) -> tuple[tuple[int, int], ...]:
+        return (self.model.eyes.grid,) * len(self.cameras)
+
+    def _action_layers(self) -> tuple[int, ...]:
+        return self.model.expert.reads
 
     # an episode
 

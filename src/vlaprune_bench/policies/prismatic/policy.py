@@ -82,7 +82,7 @@ class PrismaticVLA(VLA):
             dtype=str(self.dtype).removeprefix("torch."),
             attention=attention,
             n_layers=self.stack.n_layers,
-            grids=(self.prismatic.vision_backbone.grid,) * self.cameras,
+            grids=self._grids(),
             chunk=self.chunk,
             unnorm_key=unnorm_key,
         )
@@ -101,6 +101,9 @@ class PrismaticVLA(VLA):
                 "tokens."
             )
         return "type" not in checkpoint.config
+
+    def _grids(self) -> tuple[tuple[int, int], ...]:
+        return (self.prismatic.vision_backbone.grid,) * self.cameras
 
     @property
     def action_dim(self) -> int:

@@ -1,4 +1,4 @@
-"""The language model as a pruning method sees it during one call (`pruning.base.Decoder`)."""
+"""The language model as a pruning method sees it during one call (`pruning.decoder`)."""
 
 from __future__ import annotations
 
@@ -59,6 +59,26 @@ class CallDecoder(DecoderRun):
         result_RV = torch.zeros(len(attention_RK), n_visual, device=attention_RK.device)
         result_RV[:, key_K[there] - first] = attention_RK[:, there]
         return result_RV
+
+    def rows(self, layer: int) -> Tensor:
+        """Positions of the prefill's tokens that a layer computed (see Decoder).
+
+        Raises:
+            ValueError: the layer has not run.
+        """
+        for segment in self._segments:
+            if layer in segment.layers:
+                return self._unmasked(segment.query_N)
+        raise ValueError(f"decoder layer {layer} has not run yet")
+
+    def _unmasked(self, query_N: Tensor) -> Tensor:
+        """Positions of computed tokens without the masked ones; no device is waited for."""
+        gone, start, parts = self.layout.length - len(query_N), 0, []
+        # visual tokens alone leave, and masked ones stand behind them
+        for part in self.layout.masked:
+            parts.append(query_N[start : part.start - gone])
+            start = part.stop - gone
+        return torch.cat([*parts, query_N[start:]]) if parts else query_N
 
     def charge(self, macs: int) -> None:
         """Add multiply-adds a method did itself to the call's scoring cost."""
