@@ -22,7 +22,6 @@ from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.pruning.vla_pruner import VlaPruner
 from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENPI_PROTOCOL, UserError
 
-
 STILL = observation(0)
 
 

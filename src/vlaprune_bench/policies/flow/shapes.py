@@ -101,6 +101,8 @@ class RandomFlow(LeRobotCheckpoint):
         return {
             "type": self.kind,
             "input_features": {f"observation.images.{c}": {"type": "VISUAL"} for c in cameras},
+            "paligemma_variant": "gemma_2b",
+            "action_expert_variant": "gemma_300m",
             "chunk_size": 50,
             "n_action_steps": 10,
             **self.extra,
