@@ -124,6 +124,9 @@ class Compute:
     """float32, bfloat16, float16 or auto (bfloat16 on CUDA, float32 on CPU)."""
     attention: str = "sdpa"
     """Attention backend of the language model: sdpa or eager."""
+    threads: int | Literal["auto"] = field(default="auto", metadata=PACE)
+    """CPU threads of the model, or auto: one for a small model, else the cores that simulators
+    leave (OMP_NUM_THREADS, where it is set)."""
     count_flops_every: int = 0
     """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
     sim: SimPath = field(default="fast", metadata=PACE)
@@ -142,6 +145,8 @@ class Compute:
         _check_least("count_flops_every", self.count_flops_every, 0)
         if self.workers != "auto" and self.workers < 0:
             raise UserError(f"--workers is {self.workers}; it must be auto, or 0 or more.")
+        if self.threads != "auto" and self.threads < 1:
+            raise UserError(f"--threads is {self.threads}; it must be auto, or 1 or more.")
         _check_least("batch", self.batch, 1)
         if self.episode_timeout <= 0:
             raise UserError(f"--episode-timeout is {self.episode_timeout}; give seconds above 0.")

@@ -277,7 +277,11 @@ class CallMeasures:
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
     )
     llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
-    total_flops: int = column("2 x MAC of everything the call executed", "FLOP")
+    total_flops: int = column(
+        "2 x MAC of everything the networks and the method executed; preparing frames (resizing, "
+        "JPEG) is not counted",
+        "FLOP",
+    )
     scoring_flops: int = column("part of total_flops spent on scoring and probe layers", "FLOP")
     counted_flops: int | None = column(
         "reading of torch.utils.flop_counter; null: this call was not sampled", "FLOP"
@@ -405,6 +409,11 @@ class EpisodeRow:
         "simulator processes beside the policy's; 0: in its own process", role=Role.PROVENANCE
     )
     device: str = column("device of the model, with its name", role=Role.PROVENANCE)
+    threads: int | None = column(
+        "CPU threads of the model; null: a row from before this column",
+        role=Role.PROVENANCE,
+        default=None,
+    )
     dtype: str = column("precision of the model", role=Role.SETTING)
     attention: str = column("attention backend", role=Role.SETTING)
     gl_backend: str = column("renderer: egl, osmesa or glfw", role=Role.PROVENANCE)

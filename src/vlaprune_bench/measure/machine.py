@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
+
+SMALL_BYTES = 2**27
+"""Weights of a model that is faster with one thread than with two on a machine with other work."""
 
 
 def usable_cores() -> int:
@@ -14,6 +18,24 @@ def usable_cores() -> int:
     if len(quota) == 2 and quota[0] != "max":
         cores = min(cores, max(1, int(quota[0]) // int(quota[1])))
     return cores
+
+
+def model_threads(asked: int | Literal["auto"], weight_bytes: int, workers: int) -> int | None:
+    """CPU threads for a model; None: leave what torch has.
+
+    Small products gain nothing from a second thread and lose much where another process wants its
+    core: a model of less than `SMALL_BYTES` gets one.
+
+    Args:
+        asked: a number, or auto.
+        weight_bytes: size of the weights as stored.
+        workers: simulator processes beside the model.
+    """
+    if asked != "auto":
+        return asked
+    if "OMP_NUM_THREADS" in os.environ:
+        return None
+    return 1 if weight_bytes < SMALL_BYTES else max(1, usable_cores() - workers)
 
 
 def total_mib() -> float:

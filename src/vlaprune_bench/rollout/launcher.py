@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.measure.machine import model_threads
 from vlaprune_bench.rollout.identity import Facts
 from vlaprune_bench.rollout.jobs import Job
 from vlaprune_bench.rollout.pool import Pool, Processes, count_workers
 from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
+from vlaprune_bench.sim.compiled import is_compiled
 from vlaprune_bench.types import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class Local:
 
         what, compute = cells[0].what, cells[0].compute
         checkpoint, assets = resolve(cells[0])
+        threads = _set_threads(cells[0], checkpoint)
         self._policy = load_policy(
             checkpoint,
             what.pruner,
@@ -100,7 +103,7 @@ class Local:
         )
         for cell in cells:
             self._policy.fit(cell.what.pruner)  # refused before the first episode
-        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder)
+        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder, threads)
 
     def run(
         self,
@@ -115,6 +118,8 @@ class Local:
         workers, why = count_workers(config.compute.workers)
         if why:
             say(why)
+        if not is_compiled():
+            say("the simulator's controller is compiled first: once a machine, under a minute")
         with self.server(config, guard, workers) as server:
             yield from server.run(jobs, stopping)
 
@@ -131,6 +136,22 @@ class Local:
         return Server(
             self._policy, guard, self._pool, workers, compute.batch, compute.episode_timeout
         )
+
+
+def _set_threads(config: EvalConfig, checkpoint: Checkpoint) -> int:
+    """Give torch the threads that suit the model; how many it has."""
+    import torch
+
+    size = sum(
+        path.stat().st_size
+        for path in checkpoint.folder.iterdir()
+        if path.suffix in (".safetensors", ".pt", ".bin")
+    )
+    workers, _ = count_workers(config.compute.workers)
+    threads = model_threads(config.compute.threads, size, workers)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
 
 
 def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:

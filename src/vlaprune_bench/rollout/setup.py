@@ -29,6 +29,8 @@ class Loaded:
     gl_backend: str
     checkpoint: Path
     """Folder of the checkpoint."""
+    threads: int | None = None
+    """CPU threads of the model."""
 
     @property
     def facts(self) -> Facts:
@@ -117,6 +119,7 @@ class Setup:
             "checkpoint_trained": info.trained,
             "assets": assets.kind,
             "device": info.device,
+            "threads": self.loaded.threads,
             "gl_backend": self.loaded.gl_backend,
             "versions": versions(),
             "git_revision": git_revision(),
