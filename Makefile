@@ -47,7 +47,7 @@ tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suite
 		results/tiny-table/figures --format markdown --table success paired tasks cost \
 		> results/tiny-table/tables.md
 
-main-table: $(STAMP)  ## every method at every keep on four suites (SMOKE=1: in minutes)
+main-table: $(STAMP)  ## every method that holds no other, at every keep, on four suites (SMOKE=1: minutes)
 	$(SWEEP) configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 
 test: $(STAMP)  ## lint, types and every test

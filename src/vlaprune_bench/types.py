@@ -314,7 +314,10 @@ class CallRow(CallMeasures):
     episode_id: str = column("the episode this call belongs to")
     call: int = column("index of the call within its episode, from 0")
     step: int = column("control steps executed before this call", "steps")
-    warmup: bool = column("a first call of this process or shape: left out of latency statistics")
+    warmup: bool = column(
+        "first call of its method, batch size and sequence lengths in the server's process: left "
+        "out of latency statistics"
+    )
     eef_displacement: float | None = column(
         "path of the end effector while this call's actions were executed: distances between its "
         "positions after successive control steps, summed; null: a row from before this column",
@@ -330,9 +333,7 @@ class EpisodeRow:
     episode_id: str = column(
         "hash of what the episode is, never of when or where it ran", role=Role.NAME
     )
-    run_id: str = column(
-        "hash of the configuration without output paths and tracking", role=Role.PROVENANCE
-    )
+    run_id: str = column("hash of the options that can change a result", role=Role.PROVENANCE)
     suite: str = column("LIBERO suite", role=Role.PAIR, scene=True)
     task: int = column("task index within the suite, from 0", role=Role.PAIR, scene=True)
     task_name: str = column("LIBERO's name of the task", role=Role.NAME)
