@@ -107,7 +107,7 @@ def test_flags_that_are_named_exist(page):
     if page.name in ("tiny.md", "tiny-table.md"):  # of scripts, which --help of each lists
         pytest.skip("flags of scripts")
     commands = [sweep.SweepOptions, *(kind for kind, _ in report.COMMANDS.values())]
-    known = {"config", "plugin", "method", "quick", "help", "no-deps"}
+    known = {"config", "plugin", "method", "quick", "help", "no-deps", "retry-errors"}
     for part in (EvalConfig, profile.ProfileConfig, report.ReportOptions, *commands):
         known |= flags(part)
     for method in methods().values():

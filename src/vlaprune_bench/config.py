@@ -51,7 +51,7 @@ simulator."""
 
 @dataclass(frozen=True)
 class What:
-    """What is run."""
+    """What is run: suite, method, episodes, protocol, checkpoint, assets."""
 
     suite: str = "libero_spatial"
     """libero_spatial, libero_object, libero_goal, libero_10 or libero_90."""
@@ -116,7 +116,7 @@ class What:
 
 @dataclass(frozen=True)
 class Compute:
-    """On what it is computed."""
+    """How it is computed: device, precision, simulator, workers."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
@@ -154,7 +154,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where results go."""
+    """Where results go: folder and videos."""
 
     output: Path = field(default=Path("results/runs"), metadata=PACE)
     """Folder of parquet the rows are added to; episodes it already holds are not run again."""
@@ -167,7 +167,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where rows are mirrored."""
+    """Where rows are mirrored: Weights & Biases."""
 
     wandb: bool = field(default=False, metadata=PACE)
     """Mirror episode rows to Weights & Biases."""

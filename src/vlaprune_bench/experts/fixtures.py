@@ -1,4 +1,4 @@
-"""Drawers and knobs, and one thing after another."""
+"""Experts for drawers and knobs, and experts in sequence."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class HostHandle:
 
 
 class RayLauncher:
-    """Runs cells on a cluster (a `launch.Launcher`). Use as a context manager.
+    """Runs cells on a cluster (a `rollout.launcher.Launcher`). Use as a context manager.
 
     Args:
         address: of the cluster: `auto` (the one this machine is a node of), HOST:PORT, or `local`
