@@ -1,11 +1,17 @@
-"""Registered methods, set up for the embedded checkpoints."""
+"""Registered methods, set up for the embedded checkpoints, and shapes of models."""
 
 from dataclasses import replace
 
 from vlaprune_bench.pruning import BudgetPruner, Pruner, methods
+from vlaprune_bench.pruning.decoder import ModelShape
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.gated import Gated
 from vlaprune_bench.pruning.schedule import Schedule
+
+
+def shape(n_layers: int = 32, cameras: int = 1, side: int = 16) -> ModelShape:
+    """A model of that depth; by default that of the published ones."""
+    return ModelShape(n_layers, ((side, side),) * cameras)
 
 
 def tiny(name: str, keep: float = 0.25) -> Pruner:

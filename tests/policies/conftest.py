@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies.vla import Inputs
-from vlaprune_bench.pruning.base import Pruner
+from vlaprune_bench.pruning.base import Pruner, Selection
 from vlaprune_bench.types import Observation
 
 TESTS = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ class Keep(Pruner):
     def select(self, context, memory):
         memory.append(context)
         kept = self.kept[context.layer]
-        return None if kept is None else torch.tensor(kept)
+        return None if kept is None else Selection(torch.tensor(kept))
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.prismatic import scoring as decoder_module
 from vlaprune_bench.policies.prismatic.llama import LanguageModel, llama_config
 from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.types import TokenLayout
 
 OFT = TokenLayout(((4, 4),), n_prompt=5, has_proprio=True, n_actions=4, has_stop=True)
@@ -73,13 +74,15 @@ def test_after_pruning(causal, renumber, monkeypatch):
     kept = {1: torch.tensor([0, 3, 4, 9, 15]), 3: torch.tensor([3, 15])}
     eager = make(causal, 2, "eager")
     maps = full_maps(eager)
-    CallDecoder(eager, x, layout).prefill(kept.get, kept, renumber)
+    chosen = {layer: Selection(index) for layer, index in kept.items()}
+    CallDecoder(eager, x, layout).prefill(chosen.get, kept, renumber)
 
     decoder = CallDecoder(make(causal, 2), x, layout, tapped_layers=(0, 1, 2, 3))
-    decoder.prefill(kept.get, kept, renumber)
+    decoder.prefill(chosen.get, kept, renumber)
     for layer in range(4):
         there = {0: torch.arange(16), 3: kept[3]}.get(layer, kept[1])
         left = torch.cat([torch.tensor([0]), 1 + there, torch.arange(17, layout.length)])
+        assert torch.equal(decoder.rows(layer), left)
         expected = torch.zeros(len(left), 16)
         expected[:, there] = maps[layer].mean(0)[:, 1 : 1 + len(there)]
         torch.testing.assert_close(decoder.attention(layer, left), expected)
@@ -112,7 +115,7 @@ def test_decode_steps_see_what_each_layer_kept(renumber):
     x, token = embeddings(OPENVLA), torch.randn(1, 32)
     kept = torch.tensor([1, 2, 7])
     decoder = CallDecoder(model, x, OPENVLA)
-    decoder.prefill({2: kept}.get, (2,), renumber)
+    decoder.prefill({2: Selection(kept)}.get, (2,), renumber)
     state = decoder.step(token)
 
     length = OPENVLA.length
@@ -145,6 +148,8 @@ def test_cost_and_hooks(keep):
     assert counter.get_total_flops() == pytest.approx(2 * decoder.scoring_macs, rel=0.02)
     with pytest.raises(ValueError, match="layer 0 is not tapped"):
         decoder.attention(0, torch.arange(7))
+    with pytest.raises(ValueError, match="layer 4 has not run"):
+        decoder.rows(4)
     with pytest.raises(ValueError, match="no decoder layer"):
         CallDecoder(model, embeddings(OFT), OFT, tapped_layers=(4,))
 

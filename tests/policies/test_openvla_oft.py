@@ -9,6 +9,7 @@ import torch
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.pruning.adp import Adp
+from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.types import UserError
 
@@ -107,7 +108,9 @@ def test_pruned_prefill_is_the_layers_on_what_is_left(tiny, keep, layer, renumbe
     rows = torch.cat([everything[:1], 1 + kept, everything[513:]])
     positions = torch.arange(len(rows)) if renumber else rows
     with torch.inference_mode():
-        result = CallDecoder(model, x, layout).prefill(lambda _: kept, (layer,), renumber)
+        result = CallDecoder(model, x, layout).prefill(
+            lambda _: Selection(kept), (layer,), renumber
+        )
         before = model.run_layers(x, everything, range(layer))
         after = model.run_layers(before[:, rows], positions, range(layer, 4))
         expected = model.model.norm(after)

@@ -116,12 +116,12 @@ def test_what_cannot_be_reused_is_refused():
     with pytest.raises(ValueError, match="first call"):
         CallDecoder(model, x, layout).prefill(stages.get, stages)
     first = CallDecoder(model, x, layout)
-    first.prefill(lambda _: torch.arange(8), (2,))
+    first.prefill(lambda _: Selection(torch.arange(8)), (2,))
     with pytest.raises(ValueError, match="no token was dropped"):
         CallDecoder(model, x, layout, previous=first.cache).prefill(stages.get, stages)
     first = CallDecoder(model, x, layout)
     first.prefill(lambda _: None)
-    stages[3] = torch.tensor([1])
+    stages[3] = Selection(torch.tensor([1]))
     with pytest.raises(ValueError, match="cannot be dropped"):
         CallDecoder(model, x, layout, previous=first.cache).prefill(stages.get, stages)
 

@@ -29,6 +29,9 @@ class FakeDecoder:
     """Attention of each layer as given, (rows, V); remembers who asked and what was charged."""
 
     maps: dict[int, torch.Tensor]
+    layout: TokenLayout = OPENVLA
+    left: dict[int, torch.Tensor] = field(default_factory=dict)
+    """Visual tokens there from a layer on; before the first of them, all."""
     n_layers: int = 32
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
     macs: int = 0
@@ -36,6 +39,19 @@ class FakeDecoder:
     def attention(self, layer, rows):
         self.asked.append((layer, rows.tolist()))
         return self.maps[layer][rows]
+
+    def rows(self, layer):
+        left = [index for start, index in sorted(self.left.items()) if start <= layer]
+        rows, visual = torch.arange(self.layout.length), self.layout.visual
+        patches = visual.start + left[-1] if left else rows[visual]
+        return torch.cat([rows[: visual.start], patches, rows[visual.stop :]])
+
+    def probe(self, depth):
+        random = torch.Generator().manual_seed(depth)
+        return torch.randn(self.layout.n_visual + self.layout.n_prompt, WIDTH, generator=random)
+
+    def mean_query_key(self, layer, queries, keys):
+        return keys @ queries.mean(0)
 
     def charge(self, macs):
         self.macs += macs
@@ -67,11 +83,25 @@ def make_context():
             prompt=torch.randn(layout.n_prompt, WIDTH, generator=random),
             frames=torch.zeros(len(layout.grids), 3, 224, 224),
             causal=not layout.n_actions,
-            decoder=FakeDecoder(maps),
+            decoder=FakeDecoder(maps, layout, {} if alive is None else {0: alive}),
             alive=alive,
         )
 
     return make
+
+
+def ask(pruner, context, memory, layer):
+    """What the method selects before a layer; the context then knows what is left.
+
+    Returns:
+        Visual tokens left, as a list.
+    """
+    context.layer = layer
+    selection = pruner.select(context, memory)
+    if selection is not None:
+        context.alive = context.decoder.left[layer] = selection.index
+    alive = context.alive
+    return list(range(context.layout.n_visual)) if alive is None else alive.tolist()
 
 
 GOLDEN = (Path(__file__).parents[2] / "../shared/golden").resolve()

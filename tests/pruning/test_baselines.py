@@ -16,19 +16,19 @@ FULL = TokenLayout(grids=((16, 16), (16, 16)), n_prompt=6, has_proprio=True, n_a
 def test_random_depends_on_the_calls_seed_alone(layouts, make_context, policy):
     layout = layouts[policy]
     pruner = RandomTokens(keep=0.25)
-    one = pruner.select(make_context(layout, seed=1), None)
+    one = pruner.select(make_context(layout, seed=1), None).index
     torch.manual_seed(123)
-    again = pruner.select(make_context(layout, seed=1, patches=torch.zeros(32, 8)), None)
+    again = pruner.select(make_context(layout, seed=1, patches=torch.zeros(32, 8)), None).index
     assert one.tolist() == again.tolist() == sorted(set(one.tolist()))
     assert layout.per_camera(one.tolist()) == [4] * len(layout.grids)
-    others = [pruner.select(make_context(layout, seed=s), None).tolist() for s in range(2, 9)]
+    others = [pruner.select(make_context(layout, seed=s), None).index.tolist() for s in range(2, 9)]
     assert len({tuple(kept) for kept in others}) > 5
 
 
 def test_random_favours_no_patch(make_context):
     counts = torch.zeros(16)
     for seed in range(400):
-        counts[RandomTokens(keep=0.25).select(make_context(seed=seed), None)] += 1
+        counts[RandomTokens(keep=0.25).select(make_context(seed=seed), None).index] += 1
     assert counts.min() > 60  # 100 expected, standard deviation 9
     assert counts.max() < 140
 
@@ -38,7 +38,7 @@ def test_random_favours_no_patch(make_context):
     [(1 / 16, 4.0), (0.25, 2.0), (0.5, 2**0.5)],
 )
 def test_uniform_is_a_lattice_where_one_exists(make_context, keep, gap):
-    kept = Uniform(keep=keep).select(make_context(FULL), None)
+    kept = Uniform(keep=keep).select(make_context(FULL), None).index
     assert FULL.per_camera(kept.tolist()) == [keep * 256] * 2
     first = kept[kept < 256]
     assert (kept[kept >= 256] - 256).tolist() == first.tolist()

@@ -1,12 +1,13 @@
 """Composition: a gate around a method, a budget per camera, a keep schedule over layers."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
-from vlaprune_bench.pruning import methods
+from tests.methods import shape
+from vlaprune_bench.pruning import Pruner, ScoredPruner, Selection, methods
 from vlaprune_bench.pruning.adp import Adp
 from vlaprune_bench.pruning.divprune import DivPrune
 from vlaprune_bench.pruning.fastv import FastV
@@ -16,6 +17,7 @@ from vlaprune_bench.pruning.random_tokens import RandomTokens
 from vlaprune_bench.pruning.schedule import Schedule
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.pruning.vla_pruner import VlaPruner
+from vlaprune_bench.pruning.wrapper import Wrapper
 from vlaprune_bench.types import UserError
 
 GATE = MotionGate(rule="avg", max_consecutive_pruned=0)
@@ -40,7 +42,7 @@ def test_the_gate_decides_which_calls_prune(make_context):
         kept = pruner.select(context, memory)
         decisions.append(kept is not None)
         if kept is not None:
-            assert kept.tolist() == FastV(keep=0.25).select(context, None).tolist()
+            assert kept.index.tolist() == FastV(keep=0.25).select(context, None).index.tolist()
     assert decisions == [False, True, True, False, True]
 
 
@@ -61,12 +63,12 @@ def test_the_gate_passes_on_what_the_method_inside_says():
     pruner = Gated(inner, GATE)
     assert (pruner.layers, pruner.tapped_layers, pruner.keep_ratio) == ((2,), (1, 5), 0.3)
     with pytest.raises(UserError, match="--action-layers is 5"):
-        pruner.check(4)
-    assert Gated(VlaPruner(), GATE).fit(4).inner == VlaPruner(action_layers=(2, 3))
+        pruner.resolve(shape(4))
+    assert Gated(VlaPruner(), GATE).resolve(shape(4)).inner == VlaPruner(action_layers=(2, 3))
 
 
 def test_full_calls_still_feed_the_history_inside(make_context):
-    pruner = Gated(VlaPruner(keep=0.25, window=2), GATE).fit(32)
+    pruner = Gated(VlaPruner(keep=0.25, window=2), GATE).resolve(shape())
     memory = pruner.start()
     pruned = []
     for call, poses in enumerate(windows(0.1, 0.01, 0.3)):
@@ -94,19 +96,61 @@ def test_every_method_fits_into_the_gate(name):
     assert Gated(inner, GATE).layers == inner.layers
 
 
-def test_a_budget_per_camera_is_an_option_of_every_method_with_a_budget(layouts, make_context):
-    layout = layouts["oft"]
-    for pruner in (FastV(), DivPrune(), RandomTokens(), VlaPruner(window=1)):
-        pruner = replace(pruner, keep=0.5, camera_split=(0.25, 0.75)).fit(32)
-        memory = pruner.start()
-        layer = pruner.layers[0]
-        pruner.finish(make_context(layout, layer=32), memory)
-        kept = pruner.select(make_context(layout, layer=layer), memory)
-        assert layout.per_camera(kept.tolist()) == [4, 12], pruner.name
-        with pytest.raises(UserError, match="--camera-split has 3 shares"):
-            replace(pruner, camera_split=(1, 1, 1)).select(
-                make_context(layout, layer=layer), memory
-            )
+@dataclass(frozen=True)
+class Wrapped(Wrapper):
+    inner: Pruner = FastV()
+
+
+@dataclass(frozen=True)
+class Unlike(ScoredPruner):
+    """Differs from a plain method in every member."""
+
+    name = "unlike"
+    keep_ratio = 0.125
+    layers, tapped_layers = (2, 3), (1,)
+    renumber_positions = keeps_cache = True
+
+    def canonical(self):
+        return replace(self, keep=0.75)
+
+    def resolve(self, model):
+        return replace(self, keep=1 - 1 / model.n_layers)
+
+    def start(self):
+        return []
+
+    def select(self, context, memory):
+        memory.append("select")
+        return Selection(torch.arange(3))
+
+    def finish(self, context, memory):
+        memory.append("finish")
+
+
+MEMBERS = {name for name in vars(Pruner) if not name.startswith("_")} - {"name"}
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize("around", [Wrapped, Gated, Schedule])
+def test_every_member_of_the_method_inside_is_forwarded(make_context, around, member):
+    """`Schedule` once forgot `keeps_cache`; a member that `Pruner` gets is asked for here."""
+    inner = Unlike()
+    pruner = around(inner)
+    own = {Gated: {"start", "select", "finish"}, Schedule: {"keep_ratio", "layers", "select"}}
+    if member in own.get(around, set()):
+        assert member in vars(around)  # what it is for
+    elif member in ("canonical", "resolve"):
+        args = [shape()] if member == "resolve" else []
+        assert getattr(pruner, member)(*args).held == getattr(inner, member)(*args)
+    elif member in ("select", "finish"):
+        context, one, two = make_context(layer=2), [], []
+        asked, alone = getattr(pruner, member), getattr(inner, member)
+        assert (asked(context, one) is None) == (alone(context, two) is None)
+        assert one == two == [member]
+    elif member == "start":
+        assert pruner.start() == inner.start() == []
+    else:
+        assert getattr(pruner, member) == getattr(inner, member) != getattr(Pruner(), member)
 
 
 @pytest.mark.parametrize("policy", ["openvla", "oft"])
@@ -120,7 +164,7 @@ def test_a_schedule_scores_anew_at_each_layer_among_what_is_left(layouts, make_c
         left, alive = torch.arange(layout.n_visual), None
         for layer, keep in ((2, 0.75), (4, 0.5), (7, 0.25)):
             context = make_context(layout, layer=layer, seed=call, alive=alive)
-            kept = pruner.select(context, memory)
+            kept = pruner.select(context, memory).index
             asked, rows = context.decoder.asked[0]
             assert asked == layer - 1
             scores = context.decoder.maps[layer - 1][rows].mean(0)
@@ -136,9 +180,9 @@ def test_a_schedule_scores_anew_at_each_layer_among_what_is_left(layouts, make_c
 def test_a_score_that_knows_no_layer_drops_the_next_best(make_context):
     pruner = Schedule(RandomTokens(keep=0.5), later_layers=(4,), later_keeps=(0.25,))
     memory = pruner.start()
-    first = pruner.select(make_context(layer=0), memory)
-    second = pruner.select(make_context(layer=4, alive=first), memory).tolist()
-    assert second == RandomTokens(keep=0.25).select(make_context(layer=4), None).tolist()
+    first = pruner.select(make_context(layer=0), memory).index
+    second = pruner.select(make_context(layer=4, alive=first), memory).index.tolist()
+    assert second == RandomTokens(keep=0.25).select(make_context(layer=4), None).index.tolist()
     assert set(second) < set(first.tolist())
 
 
@@ -148,7 +192,7 @@ def test_a_first_step_that_keeps_all_leaves_all_to_the_next(make_context):
     assert pruner.select(make_context(layer=3), memory) is None
     context = make_context(layer=4)
     wanted = FastV(keep=0.25, layer=4).select(context, None)
-    assert pruner.select(context, memory).tolist() == wanted.tolist()
+    assert pruner.select(context, memory).index.tolist() == wanted.index.tolist()
 
 
 @pytest.mark.parametrize(
@@ -171,6 +215,6 @@ def test_bad_schedules_are_named(options, sentence):
 
 
 def test_a_schedule_fits_its_model():
-    Schedule().check(16)
+    assert Schedule().resolve(shape(16)) == Schedule()
     with pytest.raises(UserError, match=r"--later-layers is 9 15; .* 0 to 14\."):
-        Schedule().check(15)
+        Schedule().resolve(shape(15))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.methods import shape
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.types import UserError
 
@@ -12,7 +13,7 @@ def test_keeps_what_the_last_row_attends_to(layouts, make_context):
     context = make_context(layout, layer=3)
     kept = FastV(keep=0.25).select(context, None)
     scores = context.decoder.maps[2][layout.length - 1]
-    assert kept.tolist() == sorted(scores.topk(4).indices.tolist())
+    assert kept.index.tolist() == sorted(scores.topk(4).indices.tolist())
     assert context.decoder.asked == [(2, [layout.length - 1])]
 
 
@@ -24,7 +25,7 @@ def test_a_bidirectional_policy_means_over_prefill_rows_and_keeps_a_share_of_eac
     kept = FastV(keep=0.25, layer=5, camera_split=(1, 3)).select(context, None)
     scores = context.decoder.maps[4][: layout.actions.start].mean(0)
     main, wrist = scores[:16].topk(2).indices, 16 + scores[16:].topk(6).indices
-    assert kept.tolist() == sorted(main.tolist() + wrist.tolist())
+    assert kept.index.tolist() == sorted(main.tolist() + wrist.tolist())
 
 
 def test_it_acts_at_its_layer_and_taps_the_one_before():
@@ -36,23 +37,23 @@ def test_it_acts_at_its_layer_and_taps_the_one_before():
 def test_layers_without_a_layer_before_are_refused():
     with pytest.raises(UserError, match="--layer is 0"):
         FastV(layer=0)
-    FastV(layer=3).check(4)
+    assert FastV(layer=3).resolve(shape(4)) == FastV(layer=3)
     with pytest.raises(UserError, match="--layer is 4; this model has decoder layers 0 to 3"):
-        FastV(layer=4).check(4)
+        FastV(layer=4).resolve(shape(4))
 
 
 def test_tokens_that_left_are_neither_kept_nor_asked(layouts, make_context):
     layout = layouts["oft"]
-    context = make_context(layout, layer=3)
-    context.alive = torch.tensor([0, 1, 2, 3, 20, 21, 22, 23])
-    kept = FastV(keep=0.125).select(context, None).tolist()
+    alive = torch.tensor([0, 1, 2, 3, 20, 21, 22, 23])
+    context = make_context(layout, layer=3, alive=alive)
+    kept = FastV(keep=0.125).select(context, None).index.tolist()
     assert set(kept) < set(context.alive.tolist())
     assert layout.per_camera(kept) == [2, 2]
     rows = context.decoder.asked[0][1]
     assert rows == [0, 1, 2, 3, 4, 21, 22, 23, 24, *range(33, layout.actions.start)]
     # scores of zero do not bring a gone token back
     context.decoder.maps[2].zero_()
-    assert set(FastV(keep=0.125).select(context, None).tolist()) < set(context.alive.tolist())
+    assert set(FastV(keep=0.125).select(context, None).index.tolist()) < set(context.alive.tolist())
     # no more can stay than there are
     assert FastV(keep=0.5).select(context, None) is None
 

@@ -157,7 +157,7 @@ def test_hysteresis_and_tolerance_move_the_thresholds():
     [
         ("rule", "median"),
         ("lookback", 0),
-        ("min_delta_pos", -1.0),
+        ("min_delta_pos", -1.5),
         ("displacement", "euclid"),
         ("lever_arm", -0.5),
         ("hysteresis_up", -0.1),

@@ -30,7 +30,7 @@ def test_raters_are_the_relevant_text_tokens(layouts, make_context, policy, read
     assert 0 < len(rows) < last - first
     assert pruner.raters(context).tolist() == rows
 
-    kept = pruner.select(context, None).tolist()
+    kept = pruner.select(context, None).index.tolist()
     scores = context.decoder.maps[2][rows].mean(0)
     wanted = [
         layout.camera(c).start + scores[layout.camera(c)].topk(4).indices

@@ -1,15 +1,17 @@
 """SpecPrune-VLA: its three sets, importance over layers, fine motion, and real networks."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.methods import shape
+from tests.pruning.conftest import ask
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.pruning.scores import mean_entropy
 from vlaprune_bench.pruning.specprune import SpecPrune
-from vlaprune_bench.pruning.vla_cache import mean_entropy
 from vlaprune_bench.types import Observation, UserError
 
 SMALL = SpecPrune(
@@ -71,20 +73,16 @@ def episode(method, make_context, layout, before, now, drawn, poses=FAST):
         Visual tokens left from each of the method's layers on, in the second call; its context,
         in which the decoder knows what it was asked; the memory.
     """
-    method, memory = method.fit(8), method.start()
+    method, memory = method.resolve(shape(8, len(layout.grids), side=4)), method.start()
     frames = noise(len(layout.grids))
     context = replace(make_context(layout, maps=peaks(layout, before)), frames=frames)
     for layer in method.layers:
-        first = method.select(replace(context, layer=layer), memory)
-        assert method.reading == "code" or first is None
+        ask(method, context, memory, layer)
+        assert method.reading == "code" or context.alive is None
     method.finish(replace(context, layer=8), memory)
     context = make_context(layout, call=1, maps=peaks(layout, now), poses=poses)
     context = replace(context, frames=redraw(frames, drawn))
-    left, kept = {}, list(range(layout.n_visual))
-    for layer in method.layers:
-        index = method.select(replace(context, layer=layer), memory)
-        kept = kept if index is None else index.tolist()
-        left[layer] = kept
+    left = {layer: ask(method, context, memory, layer) for layer in method.layers}
     return left, context, memory
 
 
@@ -123,7 +121,7 @@ def test_counts_are_per_camera(layouts, make_context):
 
 def test_global_is_the_mean_of_its_layers_of_those_still_there(layouts, make_context):
     layout = layouts["openvla"]
-    method, memory = SMALL.fit(8), SMALL.start()
+    method, memory = SMALL.resolve(shape(8, side=4)), SMALL.start()
     context = replace(make_context(layout, layer=8), frames=noise(1))
     context.decoder.maps[5][:, 8:] = 0  # these had left
     context.decoder.maps[3][:, 8:] = 0
@@ -134,10 +132,10 @@ def test_global_is_the_mean_of_its_layers_of_those_still_there(layouts, make_con
     torch.testing.assert_close(memory.global_V, (maps[0] + maps[1]) / 2)
     everything = replace(method, global_count=16, dynamic_count=0)
     now = replace(context, layer=2, call=1)
-    assert set(everything.select(now, memory).tolist()) >= set(range(8))
+    left = ask(everything, now, memory, layer=2)
     local = {now.decoder.maps[layer][rows].mean(0).argmax().item() for layer in (0, 1)}
     assert set(memory.base_V.nonzero()[:, 0].tolist()) == set(range(8))
-    assert len(memory.alive[-1][1].nonzero()) == len(set(range(8)) | local)
+    assert set(left) == set(range(8)) | local
 
 
 @pytest.mark.parametrize(
@@ -225,20 +223,32 @@ def test_the_codes_importance_falls_linearly_in_each_camera(layouts, make_contex
 
 
 def test_published_layers_scale_with_depth():
-    paper = SpecPrune().fit(32)
-    assert paper.layers == SpecPrune().layers == (2, 5, 10, 15, 20, 25)
+    paper = SpecPrune().resolve(shape())
+    assert paper.layers == (2, 5, 10, 15, 20, 25)
     assert paper.tapped_layers == (0, 1, 4, 9, 14, 19, 24, 31)
     assert (paper.layer_keep, paper.min_tokens) == (0.9, 0)
-    code = SpecPrune(reading="code").fit(32)
+    code = SpecPrune(reading="code").resolve(shape())
     assert code.layers == (1, 2, 6, 11, 16, 21, 26)
     assert code.tapped_layers == (0, 1, 12, 14, 31)
     assert (code.layer_keep, code.min_tokens) == (0.8, 60)
-    assert SpecPrune().fit(4).layers == (2, 3)
-    assert SpecPrune().fit(4).tapped_layers == (0, 1, 2, 3)
+    small = SpecPrune().resolve(shape(4))
+    assert (small.layers, small.tapped_layers) == ((2, 3), (0, 1, 2, 3))
+
+
+def test_published_counts_scale_with_the_grid():
+    def counts(pruner):
+        return [getattr(pruner, f.name) for f in fields(pruner) if f.metadata.get("count")]
+
+    code = SpecPrune(reading="code")
+    assert counts(code.resolve(shape(cameras=2))) == [30, 20, 24, 40, 60]
+    assert counts(code.resolve(shape(cameras=2, side=8))) == [8, 5, 6, 10, 15]
+    assert counts(SpecPrune().resolve(shape(side=1))) == [1, 1, 1, 1, 0]
+    own = replace(code, global_count=64, min_tokens=128)
+    assert counts(own.resolve(shape(cameras=2, side=8))) == [64, 5, 6, 10, 128]
 
 
 def test_frames_of_earlier_calls(layouts, make_context):
-    method = replace(SMALL, frame_lag=2).fit(8)
+    method = replace(SMALL, frame_lag=2).resolve(shape(8, side=4))
     memory, layout = method.start(), layouts["openvla"]
     shown = [noise(1, seed) for seed in range(3)]
     for call, frames in enumerate(shown):
@@ -278,11 +288,24 @@ def test_bad_options_are_named(options, said):
 )
 def test_layers_must_fit_the_model(options, n_layers, said):
     with pytest.raises(UserError, match=said):
-        SpecPrune(**options).check(n_layers)
+        SpecPrune(**options).resolve(shape(n_layers))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"global_count": 65}, "--global-count is 65; a camera of this model has 64 visual tokens"),
+        ({"local_count_fine": 70}, "--local-count-fine is 70; a camera of this model has 64"),
+        ({"min_tokens": 129}, "--min-tokens is 129; a call of this model has 128 visual tokens"),
+    ],
+)
+def test_counts_must_fit_the_grid(options, said):
+    with pytest.raises(UserError, match=said):
+        SpecPrune(**options).resolve(shape(4, cameras=2, side=8))
 
 
 def test_a_prompt_without_a_task_is_refused(layouts, make_context):
-    method = replace(SMALL, skip_text=5).fit(8)
+    method = replace(SMALL, skip_text=5).resolve(shape(8, side=4))
     with pytest.raises(UserError, match="--skip-text is 5; the prompt has 5 tokens"):
         method.finish(make_context(layouts["openvla"], layer=8), method.start())
 

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.methods import shape
+from tests.pruning.conftest import ask
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.pruning.depth import scale_layers
 from vlaprune_bench.pruning.frames import patch_similarity
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.pruning.vla_cache import CacheMemory, VlaCache, mean_entropy
+from vlaprune_bench.pruning.scores import mean_entropy
+from vlaprune_bench.pruning.vla_cache import CacheMemory, EarlierCall, VlaCache
 from vlaprune_bench.types import Observation, UserError
 
 SIZE, PATCH = 224, 56  # frames of the made-up layouts: 4 x 4 patches a camera
+SHAPE = shape(4, side=4)
 
 
 def noise(cameras: int, seed: int = 0) -> torch.Tensor:
@@ -72,8 +75,9 @@ def test_reusable_is_unchanged_and_not_what_the_prompt_looks_at(
     relevance_V = torch.linspace(1, 0, 16).repeat(len(layout.grids))  # each camera's first
     method = VlaCache(relevant=4, reading=reading)
     wanted = [i for i in range(layout.n_visual) if i not in drawn and i % 16 >= 4]
-    assert method.reusable(context, earlier, relevance_V).tolist() == wanted
-    none = replace(method, relevant=16).reusable(context, earlier, relevance_V)
+    previous = EarlierCall(earlier, relevance_V, ())
+    assert method.reusable(context, previous).tolist() == wanted
+    none = replace(method, relevant=16).reusable(context, previous)
     assert len(none) == 0
 
 
@@ -84,14 +88,14 @@ def test_the_most_similar_count_and_the_readings_order_them(layouts, make_contex
     context = replace(make_context(layout), frames=now)
     similarity_V = patch_similarity(context, earlier)
     assert 0.99 < similarity_V[0] < similarity_V[1] < 1.0
-    nothing = torch.zeros(16)
+    previous = EarlierCall(earlier, torch.zeros(16), ())
     paper = VlaCache(relevant=0, similarity=0.99, reading="paper")
     code = replace(paper, reading="code")
-    assert code.reusable(context, earlier, nothing).tolist() == list(range(16))
-    assert paper.reusable(context, earlier, nothing).tolist() == [*range(2, 16), 1, 0]
-    limited = replace(code, static_limit=15).reusable(context, earlier, nothing)
+    assert code.reusable(context, previous).tolist() == list(range(16))
+    assert paper.reusable(context, previous).tolist() == [*range(2, 16), 1, 0]
+    limited = replace(code, static_limit=15).reusable(context, previous)
     assert limited.tolist() == list(range(1, 16))
-    strict = replace(code, similarity=0.999999).reusable(context, earlier, nothing)
+    strict = replace(code, similarity=0.999999).reusable(context, previous)
     assert strict.tolist() == list(range(2, 16))
 
 
@@ -101,7 +105,8 @@ def test_authors_number_of_relevant_patches(layouts, make_context, policy, wante
     earlier = noise(len(layout.grids))
     context = replace(make_context(layout), frames=earlier)
     relevance_V = torch.linspace(1, 0, 256).repeat(len(layout.grids))
-    index = VlaCache().reusable(context, earlier, relevance_V).tolist()
+    method = VlaCache().resolve(shape(cameras=len(layout.grids)))
+    index = method.reusable(context, EarlierCall(earlier, relevance_V, ())).tolist()
     # 150 unchanged count, the first among equals; the most relevant are the first as well
     assert layout.per_camera(index) == [150 - wanted] * len(layout.grids)
 
@@ -130,26 +135,25 @@ def test_mean_entropy():
 
 
 def test_reused_sets_grow_with_the_layers(layouts, make_context):
-    method = VlaCache(reuse_layers=(1, 2, 3), relevant=0).fit(4)
+    method = VlaCache(reuse_layers=(1, 2, 3), relevant=0, static_limit=16).resolve(SHAPE)
     frames = noise(1)
-    memory = CacheMemory(frames, torch.zeros(16), (0.9, 0.01, 0.5, 0.26))
+    memory = CacheMemory(EarlierCall(frames, torch.zeros(16), (0.9, 0.01, 0.5, 0.26)))
     context = replace(make_context(layouts["openvla"], call=1), frames=frames)
-    selections = [method.select(replace(context, layer=layer), memory) for layer in (1, 2, 3)]
-    first, second, third = selections
+    first = method.select(replace(context, layer=1), memory)
     assert first.reuse
     assert first.index.tolist() == list(range(1, 16))  # one at least
-    assert second.index.tolist() == list(range(8, 16))  # half of 16
-    assert third is None  # a smaller share takes nothing back
+    computed = [ask(method, context, memory, layer) for layer in (1, 2, 3)]
+    # half of 16; a smaller share takes nothing back
+    assert computed == [list(range(1, 16)), list(range(8, 16)), list(range(8, 16))]
     # the next call starts anew
-    later = method.select(replace(context, layer=1, call=2), memory)
-    assert len(later.index) == 15
-    assert (
-        replace(method, reading="paper").select(replace(context, layer=1, call=3), memory) is None
-    )
+    later = replace(context, call=2, alive=None)
+    assert len(ask(method, later, memory, 1)) == 15
+    paper = replace(method, reading="paper")
+    assert paper.select(replace(later, layer=1, alive=None), memory) is None
 
 
 def test_nothing_to_reuse(layouts, make_context):
-    method = VlaCache(relevant=0).fit(4)
+    method = VlaCache(relevant=0).resolve(SHAPE)
     context = make_context(
         layouts["openvla"], layer=1, maps={i: torch.rand(64, 16) for i in range(4)}
     )
@@ -163,24 +167,25 @@ def test_nothing_to_reuse(layouts, make_context):
 
 def test_finish_remembers_the_prompts_attention(layouts, make_context):
     layout = layouts["oft"]
-    method = VlaCache(entropy_layers=(0, 3), relevance_layer=2).fit(4)
+    method = VlaCache(entropy_layers=(0, 3), relevance_layer=2).resolve(SHAPE)
     context = make_context(layout, layer=4)
     memory = method.start()
     method.finish(context, memory)
     rows = list(range(layout.length))[layout.prompt_rest]
     assert context.decoder.asked == [(0, rows), (3, rows), (2, rows)]
-    torch.testing.assert_close(memory.relevance_V, context.decoder.maps[2][rows].mean(0))
+    torch.testing.assert_close(memory.earlier.relevance_V, context.decoder.maps[2][rows].mean(0))
     entropies = [mean_entropy(context.decoder.maps[i][rows]).item() for i in (0, 3)]
-    assert memory.fractions == pytest.approx(method.fractions(entropies))
+    assert memory.earlier.fractions == pytest.approx(method.fractions(entropies))
 
 
 def test_all_rows_are_those_a_layer_computed(layouts, make_context):
     layout = layouts["openvla"]
-    method = VlaCache(reuse_layers=(2,), relevant=0, entropy_rows="all").fit(4)
+    options = {"reuse_layers": (2,), "relevant": 0, "static_limit": 16, "entropy_rows": "all"}
+    method = VlaCache(**options).resolve(SHAPE)
     frames = noise(1)
     context = replace(make_context(layout, call=1), frames=frames)
-    memory = CacheMemory(frames, torch.zeros(16), (0.0, 0.0, 0.5, 0.0))
-    method.select(replace(context, layer=2), memory)
+    memory = CacheMemory(EarlierCall(frames, torch.zeros(16), (0.0, 0.0, 0.5, 0.0)))
+    ask(method, context, memory, 2)
     method.finish(replace(context, layer=4), memory)
     rows = dict(context.decoder.asked[:4])
     assert rows[1] == list(range(layout.length))
@@ -188,14 +193,26 @@ def test_all_rows_are_those_a_layer_computed(layouts, make_context):
 
 
 def test_published_layers_scale_with_depth():
-    assert scale_layers((2, 6, 9, 11, 31), 32) == (2, 6, 9, 11, 31)
-    assert scale_layers((2, 6, 9, 11, 31), 4) == (1, 2, 3)
-    fitted = VlaCache().fit(32)
-    assert (fitted.reuse_layers, fitted.relevance_layer) == ((2, 6, 9, 11), 15)
-    assert fitted.layers == VlaCache().layers == (2, 6, 9, 11)
-    assert fitted.tapped_layers == tuple(range(32))
-    own = VlaCache(reuse_layers=(1,), entropy_layers=(0, 1), relevance_layer=2).fit(4)
+    assert shape(32).scale_layers((2, 6, 9, 11, 31)) == (2, 6, 9, 11, 31)
+    assert shape(4).scale_layers((2, 6, 9, 11, 31)) == (1, 2, 3)
+    full = VlaCache().resolve(shape())
+    assert (full.layers, full.relevance_layer) == ((2, 6, 9, 11), 15)
+    assert full.tapped_layers == tuple(range(32))
+    assert full.resolve(shape()) == full
+    own = VlaCache(reuse_layers=(1,), entropy_layers=(0, 1), relevance_layer=2).resolve(SHAPE)
     assert (own.layers, own.tapped_layers) == ((1,), (0, 1, 2))
+
+
+def test_published_counts_scale_with_the_grid():
+    def counts(**model):
+        pruner = VlaCache().resolve(shape(**model))
+        return pruner.static_limit, pruner.relevant
+
+    assert counts() == (150, 120)
+    assert counts(cameras=2) == (150, 100)
+    assert counts(cameras=2, side=8) == (38, 25)
+    with pytest.raises(UserError, match="--relevant is 100; a camera of this model has 64 visual"):
+        VlaCache(relevant=100).resolve(shape(4, side=8))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +243,7 @@ def test_bad_options_are_named(options, said):
 )
 def test_layers_must_fit_the_model(options, said):
     with pytest.raises(UserError, match=said):
-        VlaCache(**options).check(32)
+        VlaCache(**options).resolve(shape())
 
 
 # on real networks

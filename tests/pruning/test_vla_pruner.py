@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.methods import shape
 from vlaprune_bench.pruning.select import max_min
 from vlaprune_bench.pruning.vla_pruner import VlaPruner
 from vlaprune_bench.types import UserError
 
-CODE = VlaPruner(keep=0.25, reading="code").fit(32)
+CODE = VlaPruner(keep=0.25, reading="code").resolve(shape())
 
 
 def play(pruner, make_context, layout, calls):
@@ -17,10 +18,10 @@ def play(pruner, make_context, layout, calls):
     memory, contexts, kept = pruner.start(), [], []
     for call in range(calls):
         context = make_context(layout, layer=pruner.layer, seed=call, call=call)
-        index = pruner.select(context, memory)
+        selection = pruner.select(context, memory)
         pruner.finish(replace(context, layer=32), memory)
         contexts.append(context)
-        kept.append(None if index is None else index.tolist())
+        kept.append(None if selection is None else selection.index.tolist())
     return contexts, kept, memory
 
 
@@ -41,7 +42,9 @@ def test_history_is_the_attention_of_the_action_rows(layouts, make_context):
     rows = [layout.length - 1 + i for i in range(7)]
     for context, remembered in zip(contexts[1:], memory.calls, strict=True):
         torch.testing.assert_close(remembered, context.decoder.maps[15][rows].mean(0))
-    contexts, _, memory = play(VlaPruner(keep=0.25).fit(32), make_context, layouts["oft"], 1)
+    contexts, _, memory = play(
+        VlaPruner(keep=0.25).resolve(shape()), make_context, layouts["oft"], 1
+    )
     rows = list(layouts["oft"].action_rows)
     maps = torch.stack([contexts[0].decoder.maps[layer][rows] for layer in range(16, 32)])
     torch.testing.assert_close(memory.calls[0], maps.mean((0, 1)))
@@ -62,11 +65,11 @@ def test_readings_weigh_the_history_in_opposite_order(layouts, make_context):
 @pytest.mark.parametrize("policy", ["openvla", "oft"])
 def test_the_union_is_filtered_by_diversity(layouts, make_context, policy, criterion):
     layout = layouts[policy]
-    pruner = VlaPruner(keep=0.25, criterion=criterion).fit(32)
+    pruner = VlaPruner(keep=0.25, criterion=criterion).resolve(shape())
     memory = play(pruner, make_context, layout, 3)[2]
     context = make_context(layout, layer=3, seed=9)
     guide = pruner.guide(memory)
-    kept = pruner.select(context, memory).tolist()
+    kept = pruner.select(context, memory).index.tolist()
 
     attention = context.decoder.maps[2]
     last = criterion == "last" and policy == "openvla"
@@ -86,15 +89,14 @@ def test_the_union_is_filtered_by_diversity(layouts, make_context, policy, crite
 
 
 def test_layers_follow_the_reading_and_the_model():
-    assert VlaPruner().fit(32).tapped_layers == (2, *range(16, 32))
-    assert VlaPruner().fit(4).tapped_layers == (2, 3)
+    assert VlaPruner().resolve(shape()).tapped_layers == (2, *range(16, 32))
+    assert VlaPruner().resolve(shape(4)).tapped_layers == (2, 3)
     assert CODE.tapped_layers == (2, 15)
-    assert VlaPruner(layer=1, action_layers=(2, 3)).fit(32).tapped_layers == (0, 2, 3)
-    VlaPruner().check(4)
+    assert VlaPruner(layer=1, action_layers=(2, 3)).resolve(shape()).tapped_layers == (0, 2, 3)
     with pytest.raises(UserError, match=r"--action-layers is 15; .* 0 to 3\."):
-        VlaPruner(reading="code").check(4)
+        VlaPruner(reading="code").resolve(shape(4))
     with pytest.raises(UserError, match="--layer is 3; this model has decoder layers 0 to 2"):
-        VlaPruner().check(3)
+        VlaPruner().resolve(shape(3))
 
 
 @pytest.mark.parametrize(

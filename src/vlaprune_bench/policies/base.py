@@ -54,7 +54,7 @@ class Memory:
     seed: int
     """Of the episode; the seed of a call follows from it and the call's index alone."""
     method: Pruner
-    """The pruning method of this episode, fitted to the model."""
+    """The pruning method of this episode, as the model runs it."""
     pruner: Any
     """The method's own memory."""
     call: int = 0
@@ -131,7 +131,7 @@ class Policy(Protocol):
 class SwappablePolicy(Policy, Protocol):
     """A policy whose episodes may have different methods."""
 
-    def fit(self, pruner: Pruner) -> Pruner:
+    def resolve(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it.
 
         Raises:

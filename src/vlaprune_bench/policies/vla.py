@@ -32,6 +32,7 @@ from vlaprune_bench.policies.prismatic.prefill import Prefill
 from vlaprune_bench.policies.prismatic.requests import Patches, Work, alone, compute, together
 from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
+from vlaprune_bench.pruning.decoder import ModelShape
 from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
@@ -114,13 +115,12 @@ class PrismaticVLA(ABC):
 
     @pruner.setter
     def pruner(self, pruner: Pruner) -> None:
-        self._pruner = self.fit(pruner)
+        self._pruner = self.resolve(pruner)
 
-    def fit(self, pruner: Pruner) -> Pruner:
+    def resolve(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it; see `SwappablePolicy`."""
-        n_layers = self.prismatic.language_model.n_layers
-        pruner.check(n_layers)
-        return pruner.fit(n_layers)
+        grids = (self.prismatic.vision_backbone.grid,) * self.cameras
+        return pruner.resolve(ModelShape(self.prismatic.language_model.n_layers, grids))
 
     @property
     def action_dim(self) -> int:
@@ -168,7 +168,7 @@ class PrismaticVLA(ABC):
             prompt = [*prompt, suffix]
         ids_T = torch.tensor(prompt, device=self.device)
         layout = self._layout(len(prompt))
-        method = self.pruner if pruner is None else self.fit(pruner)
+        method = self.pruner if pruner is None else self.resolve(pruner)
         return Memory(ids_T, layout, seed, method, method.start())
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
@@ -332,9 +332,12 @@ class PrismaticVLA(ABC):
                 alive=decoder.kept_V,
             )
 
-        def select(layer: int) -> Tensor | Selection | None:
+        def select(layer: int) -> Selection | None:
             timer.enter("scoring")
             chosen = pruner.select(context(layer), pruner_memory)
+            if not isinstance(chosen, Selection | None):
+                asked, got = type(pruner).__name__, type(chosen).__name__
+                raise TypeError(f"{asked}.select gives a {got}, not a Selection or None")
             timer.enter("prefill")
             return chosen
 

@@ -20,6 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner, ScoredPruner, Selection
+from vlaprune_bench.pruning.options import option
 from vlaprune_bench.types import UserError
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "load_plugin",
     "method_class",
     "methods",
+    "option",
 ]
 
 ENTRY_POINTS = "vlaprune_bench.methods"

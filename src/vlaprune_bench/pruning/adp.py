@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
 from vlaprune_bench.pruning.gate import GateMemory, MotionGate
 from vlaprune_bench.pruning.static import Static
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @Pruner.register_subclass("adp")
@@ -25,13 +21,13 @@ class Adp(Static):
     gate: MotionGate = MotionGate()
     """When to prune."""
 
-    def without_unread(self) -> Adp:
-        return replace(self, gate=self.gate.without_unread(self.reading))
+    def canonical(self) -> Adp:
+        return replace(self, gate=self.gate.canonical(self.reading))
 
     def start(self) -> GateMemory:
         return GateMemory()
 
-    def select(self, context: PruneContext, memory: GateMemory) -> Tensor | Selection | None:
+    def select(self, context: PruneContext, memory: GateMemory) -> Selection | None:
         if not self.gate.decide(memory, context.eef_poses, self.reading):
             return None
         return super().select(context, memory)

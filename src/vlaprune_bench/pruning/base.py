@@ -10,89 +10,46 @@ Adding one is adding one file to this folder (or passing `--plugin FILE`):
 
         def score(self, context, memory):
             return context.patches.norm(dim=-1)  # (V,): the larger, the likelier it stays
+
+A method whose choice is no score has `select` instead; one that remembers calls has `start` and
+`finish` as well, and keeps nothing on itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
-from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, fields, replace
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, Self
 
 import draccus
 import numpy as np
 
+from vlaprune_bench.pruning.decoder import Decoder, ModelShape
+from vlaprune_bench.pruning.options import check_options, option, resolve_options, wrong
 from vlaprune_bench.pruning.select import split_quotas, top_k_per_camera
-from vlaprune_bench.types import TokenLayout, UserError
+from vlaprune_bench.types import TokenLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Decoder(Protocol):
-    """The language model as a method sees it; every product it computes is charged to the call."""
-
-    n_layers: int
-
-    def probe(self, depth: int) -> Tensor:
-        """Hidden states of the unpruned probe sequence after `depth` layers (0: embeddings).
-
-        Only `depth` layers run. The sequence has BOS, patches, the rest of the prompt,
-        placeholders and stop; for `depth` > 0 it has no proprio token (as in ADP's reference).
-
-        Returns:
-            (V + T, width): the V visual tokens first, then the T text tokens (BOS, the rest of
-            the prompt, stop), placeholders and proprio left out.
-        """
-        ...
-
-    def mean_query_key(self, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
-        """Mean over heads and over query rows of q k^T / sqrt(head_dim): no RoPE, no softmax.
-
-        Both inputs pass `layer`'s input norm first, then its q_proj or k_proj.
-
-        Args:
-            layer: decoder layer, 0 <= layer < n_layers.
-            queries: (T, width) hidden states.
-            keys: (V, width) hidden states.
-
-        Returns:
-            (V,) float32.
-        """
-        ...
-
-    def attention(self, layer: int, rows: Tensor) -> Tensor:
-        """Attention probabilities from `rows` to the visual tokens at a tapped layer.
-
-        Only these rows are computed, from the queries and keys the layer made anyway; the layer's
-        own attention stays the fused kernel. The softmax runs over every token the row sees.
-
-        Args:
-            layer: one of the method's `tapped_layers`, already run in this call.
-            rows: (R,) int64 positions in the full sequence (`layout`); position layout.length + i
-                is the i-th generated token (autoregressive policies, after the call).
-
-        Returns:
-            (R, V) float32, mean over heads; 0 for visual tokens that had left before `layer`.
-        """
-        ...
-
-    def charge(self, macs: int) -> None:
-        """Add multiply-adds a method did itself to the call's scoring cost."""
-        ...
-
-
 @dataclass(frozen=True)
 class Selection:
-    """What stays, where indices alone do not say it."""
+    """The visual tokens that stay, and what becomes of them."""
 
     index: Tensor
-    """(k,) int64 indices into the V visual tokens, ascending."""
+    """(k,) int64 indices into the V visual tokens, ascending, a subset of those still there."""
     values: Tensor | None = None
     """(k, width) new states of the tokens at `index`, for methods that merge tokens."""
     reuse: bool = False
     """Tokens not in `index` only leave the query side: from this layer on their keys and values are
     those of the previous call (VLA-Cache). Not possible in an episode's first call."""
+
+    @classmethod
+    def where(cls, stays_V: Tensor, *, reuse: bool = False) -> Selection:
+        """The tokens where a (V,) bool is True."""
+        return cls(stays_V.nonzero()[:, 0], reuse=reuse)
 
 
 @dataclass
@@ -121,13 +78,22 @@ class PruneContext:
     alive: Tensor | None = None
     """(k,) int64 ascending indices of the visual tokens still there; None: all."""
 
+    @property
+    def n_alive(self) -> int:
+        """Visual tokens still there."""
+        return self.layout.n_visual if self.alive is None else len(self.alive)
+
 
 @dataclass(frozen=True)
 class Pruner(draccus.ChoiceRegistry):
     """Base of every method. The object holds options only; an episode's memory is apart."""
 
+    def __post_init__(self) -> None:
+        check_options(self)
+
     @property
     def name(self) -> str:
+        """Name of the method, as registered."""
         return self.get_choice_name(type(self))
 
     @property
@@ -135,16 +101,26 @@ class Pruner(draccus.ChoiceRegistry):
         """Fraction of visual tokens that stay in a pruned call; None: no such option."""
         return None
 
-    def without_unread(self) -> Pruner:
+    def canonical(self) -> Pruner:
         """The method with options at their defaults that nothing reads because of what others say:
         it does the same. A sweep runs cells once that are equal by this."""
-        inner = {f.name: getattr(self, f.name) for f in fields(self)}
-        changes = {k: v.without_unread() for k, v in inner.items() if isinstance(v, Pruner)}
-        return replace(self, **changes)
+        return self._changed({k: held.canonical() for k, held in held_methods(self).items()})
 
-    def start(self) -> Any:
-        """Fresh memory for one episode: many episodes may share one pruner."""
-        return None
+    def resolve(self, model: ModelShape) -> Self:
+        """The method as a model runs it: what it leaves open, such as layers, is filled in.
+
+        A policy asks this first, and the rest of what it returns.
+
+        Raises:
+            UserError: an option does not fit the model.
+        """
+        changes = dict(resolve_options(self, model))
+        return self._changed(
+            changes | {k: held.resolve(model) for k, held in held_methods(self).items()}
+        )
+
+    def _changed(self, changes: dict[str, Any]) -> Self:
+        return replace(self, **changes) if changes else self
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -152,22 +128,14 @@ class Pruner(draccus.ChoiceRegistry):
         return (0,)
 
     @property
-    def renumber_positions(self) -> bool:
-        """Whether tokens that stay get contiguous position ids (else they keep their own)."""
-        return False
-
-    def check(self, n_layers: int) -> None:
-        """Raise UserError where an option does not fit a model of `n_layers` decoder layers."""
-
-    def fit(self, n_layers: int) -> Pruner:
-        """The method as a model of `n_layers` decoder layers runs it: layers left to the method
-        are filled in. A policy checks a method, then runs what this returns."""
-        return self
-
-    @property
     def tapped_layers(self) -> tuple[int, ...]:
         """Decoder layers whose attention the method asks for (`Decoder.attention`)."""
         return ()
+
+    @property
+    def renumber_positions(self) -> bool:
+        """Whether tokens that stay get contiguous position ids (else they keep their own)."""
+        return False
 
     @property
     def keeps_cache(self) -> bool:
@@ -175,13 +143,12 @@ class Pruner(draccus.ChoiceRegistry):
         (`Selection.reuse`): the policy then keeps those of every layer until it has run."""
         return False
 
-    def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
-        """Visual tokens to keep, asked before each of `layers`.
+    def start(self) -> Any:
+        """Fresh memory for one episode: many episodes may share one pruner."""
+        return None
 
-        Returns:
-            Sorted int64 indices into the V visual tokens, a subset of those still there; or a
-            Selection; or None to keep what there is.
-        """
+    def select(self, context: PruneContext, memory: Any) -> Selection | None:
+        """Visual tokens to keep, asked before each of `layers`; None: what there is."""
         raise NotImplementedError
 
     def finish(self, context: PruneContext, memory: Any) -> None:
@@ -191,23 +158,34 @@ class Pruner(draccus.ChoiceRegistry):
         """
 
 
+def held_methods(pruner: Pruner) -> dict[str, Pruner]:
+    """Methods among a method's options, by name."""
+    values = {f.name: getattr(pruner, f.name) for f in fields(pruner)}
+    return {name: value for name, value in values.items() if isinstance(value, Pruner)}
+
+
 @dataclass(frozen=True)
 class BudgetPruner(Pruner):
     """A method that keeps a share of the visual tokens, split over the cameras."""
 
-    keep: float = 0.5
+    keep: float = option(0.5, above=0, at_most=1)
     """Fraction of visual tokens kept, 0 < keep <= 1."""
-    camera_split: tuple[float, ...] = field(default=())
+    camera_split: tuple[float, ...] = option((), at_least=0)
     """Share of the kept tokens for each camera, e.g. 0.4 0.6; empty: in equal parts."""
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.keep <= 1.0:
-            raise UserError(f"--keep is {self.keep:g}; it must be above 0 and at most 1.")
-        if self.camera_split and (min(self.camera_split) < 0 or sum(self.camera_split) <= 0):
-            raise UserError(
-                f"--camera-split is {' '.join(map(str, self.camera_split))}; "
-                "the shares must not be negative and must not all be 0."
-            )
+        super().__post_init__()
+        total = sum(self.camera_split)
+        if self.camera_split and not (total > 0 and isfinite(total)):
+            said = "a share at least must be above 0, and none infinite"
+            raise wrong("camera_split", self.camera_split, said)
+
+    def resolve(self, model: ModelShape) -> Self:
+        shares, cameras = len(self.camera_split), len(model.grids)
+        if shares not in (0, cameras):
+            said = f"that is {shares} shares, and this policy has {cameras} cameras"
+            raise wrong("camera_split", self.camera_split, said)
+        return super().resolve(model)
 
     @property
     def keep_ratio(self) -> float | None:
@@ -221,16 +199,13 @@ class BudgetPruner(Pruner):
         """Ascending indices of the tokens to keep, `quotas[c]` of each camera's."""
         raise NotImplementedError
 
-    def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
-        layout = context.layout
-        left = list(layout.visual_counts)
-        if context.alive is not None:
-            left = layout.per_camera(context.alive.tolist())
-        k = min(self.budget(layout.n_visual), sum(left))
-        quotas = split_quotas(k, left, self.camera_split)
-        if k == sum(left):
+    def select(self, context: PruneContext, memory: Any) -> Selection | None:
+        layout, alive = context.layout, context.alive
+        k = self.budget(layout.n_visual)
+        if k >= context.n_alive:
             return None
-        return self.choose(context, memory, quotas)
+        left = layout.visual_counts if alive is None else layout.per_camera(alive.tolist())
+        return Selection(self.choose(context, memory, split_quotas(k, left, self.camera_split)))
 
 
 @dataclass(frozen=True)
@@ -241,7 +216,7 @@ class ScoredPruner(BudgetPruner):
         """(V,) scores; the larger, the likelier the token stays."""
         raise NotImplementedError
 
-    def at(self, layer: int) -> ScoredPruner:
+    def at_layer(self, layer: int) -> ScoredPruner:
         """This method asked before decoder layer `layer`, which methods whose score depends on the
         layer must say."""
         return self
@@ -254,4 +229,4 @@ class ScoredPruner(BudgetPruner):
             alive = context.alive.to(scores.device)
             gone = scores.new_ones(scores.shape, dtype=torch.bool).index_fill(0, alive, False)
             scores = scores.float().masked_fill(gone, -inf)
-        return top_k_per_camera(scores, context.layout.visual_counts, quotas)
+        return top_k_per_camera(scores, context.layout, quotas)

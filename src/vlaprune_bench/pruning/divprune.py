@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner
-from vlaprune_bench.pruning.scores import cosine_distances
-from vlaprune_bench.pruning.select import max_min
+from vlaprune_bench.pruning.scores import most_diverse
+from vlaprune_bench.pruning.select import cameras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,18 +25,12 @@ class DivPrune(BudgetPruner):
     get contiguous positions, as in the reference. The instruction plays no part.
     """
 
-    @property
-    def renumber_positions(self) -> bool:
-        return True
+    renumber_positions = True
 
     def choose(self, context: PruneContext, memory: Any, quotas: Sequence[int]) -> Tensor:
         import torch
 
-        kept = []
-        for camera, quota in enumerate(quotas):
-            part = context.layout.camera(camera)
-            index = torch.arange(part.start, part.stop, device=context.patches.device)
-            if quota < len(index):
-                index = index[max_min(cosine_distances(context, index), quota)]
-            kept.append(index)
+        tokens = torch.arange(context.layout.n_visual, device=context.patches.device)
+        parts = zip(cameras(context.layout), quotas, strict=True)
+        kept = [most_diverse(context, tokens[part], quota) for part, quota in parts]
         return torch.cat(kept).sort().values

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
-from vlaprune_bench.types import UserError
+from vlaprune_bench.pruning.select import cameras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,17 +28,11 @@ class Downsample(Pruner):
     pool: Literal[2, 3, 4] = 2
     """Side of the blocks, patches: keeps 1/4, 1/9 or 1/16 of the tokens."""
 
-    def __post_init__(self) -> None:
-        if self.pool not in (2, 3, 4):
-            raise UserError(f"--pool is {self.pool}; it must be 2, 3 or 4.")
+    renumber_positions = True
 
     @property
     def keep_ratio(self) -> float | None:
         return 1 / self.pool**2
-
-    @property
-    def renumber_positions(self) -> bool:
-        return True
 
     def select(self, context: PruneContext, memory: Any) -> Selection:
         import torch
@@ -46,8 +40,7 @@ class Downsample(Pruner):
         layout, width = context.layout, context.patches.shape[1]
         index: list[int] = []
         values: list[Tensor] = []
-        for camera, (rows, columns) in enumerate(layout.grids):
-            part = layout.camera(camera)
+        for part, (rows, columns) in zip(cameras(layout), layout.grids, strict=True):
             blocks = context.patches[part].view(rows, columns, width)
             for side, dim in ((rows, 0), (columns, 1)):
                 parts = blocks.split(cut(side, self.pool), dim)

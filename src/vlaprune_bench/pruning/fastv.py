@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner
-from vlaprune_bench.pruning.scores import check_attention_layer, prefill_attention
+from vlaprune_bench.pruning.options import option
+from vlaprune_bench.pruning.scores import prefill_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,18 +26,8 @@ class FastV(ScoredPruner):
     model is another method.
     """
 
-    layer: int = 3
+    layer: int = option(3, at_least=1, layers=True)
     """Decoder layer before which tokens leave, from 1; the score comes from the one before it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_attention_layer(self.layer)
-
-    def check(self, n_layers: int) -> None:
-        check_attention_layer(self.layer, n_layers)
-
-    def at(self, layer: int) -> FastV:
-        return replace(self, layer=layer)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -45,6 +36,9 @@ class FastV(ScoredPruner):
     @property
     def tapped_layers(self) -> tuple[int, ...]:
         return (self.layer - 1,)
+
+    def at_layer(self, layer: int) -> FastV:
+        return replace(self, layer=layer)
 
     def score(self, context: PruneContext, memory: Any) -> Tensor:
         return prefill_attention(context, "last")

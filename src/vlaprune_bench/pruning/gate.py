@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlaprune_bench.types import UserError
+from vlaprune_bench.pruning.options import check_options, option
 
 
 @dataclass
@@ -40,10 +40,10 @@ class MotionGate:
 
     rule: Literal["adjacent", "avg"] = "adjacent"
     """How displacement decides: against recent windows (adjacent) or a running mean (avg)."""
-    window_steps: int = 8
+    window_steps: int = option(8, at_least=1)
     """Control steps of a window at least; calls within one share its decision, so that a policy
     called every step (OpenVLA) is gated on the same stretch of motion as one called every 8."""
-    lookback: int = 2
+    lookback: int = option(2, at_least=1)
     """Earlier windows the adjacent rule compares with (the paper's tau; the reference's
     adjacent_extrema_window less one)."""
     hold_last_state: bool = True
@@ -51,48 +51,27 @@ class MotionGate:
     displacement: Literal["reading", "arc_sum", "net"] = "reading"
     """Path length (arc_sum, the paper) or end minus start (net, the reference code); by default
     what the reading of paper or code says."""
-    min_delta_pos: float = 0.0
+    min_delta_pos: float = option(0.0, at_least=0)
     """Steps of a path shorter than this count as no motion, metres (arc_sum only)."""
-    lever_arm: float = 0.0
+    lever_arm: float = option(0.0, at_least=0)
     """Adds rotation to displacement, d = |dp| + lever_arm * |dtheta|, metres (L_eff)."""
-    min_delta_rot: float = 0.0
+    min_delta_rot: float = option(0.0, at_least=0)
     """Smaller rotations count as none, radians: of a step (arc_sum) or of the window (net)."""
-    hysteresis_up: float = 0.0
+    hysteresis_up: float = option(0.0, at_least=0)
     """Relative margin above the upper threshold that d must reach before it prunes."""
-    hysteresis_down: float = 0.0
+    hysteresis_down: float = option(0.0, at_least=0)
     """Relative margin below the lower threshold that d must reach before all tokens stay."""
-    tolerance: float = 0.0
+    tolerance: float = option(0.0, at_least=0)
     """Displacements closer to a threshold than this count as equal to it, metres (tol_equal)."""
-    max_consecutive_pruned: int = 3
+    max_consecutive_pruned: int = option(3, at_least=0)
     """After this many pruned windows in a row, one full; 0: no limit."""
     initial_state: bool = False
     """Decision until enough windows were seen: pruned, or full."""
 
     def __post_init__(self) -> None:
-        for key, value, known in (
-            ("rule", self.rule, ("adjacent", "avg")),
-            ("displacement", self.displacement, ("reading", "arc_sum", "net")),
-        ):
-            if value not in known:
-                raise UserError(f"--{key} is {value}; it must be {' or '.join(known)}.")
-        for name in ("lookback", "window_steps"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} is {getattr(self, name)}; it must be at least 1.")
-        for name in (
-            "min_delta_pos",
-            "lever_arm",
-            "min_delta_rot",
-            "hysteresis_up",
-            "hysteresis_down",
-            "tolerance",
-            "max_consecutive_pruned",
-        ):
-            if not getattr(self, name) >= 0:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} is {getattr(self, name)}; it must be at least 0.")
+        check_options(self)
 
-    def without_unread(self, reading: str) -> MotionGate:
+    def canonical(self, reading: str) -> MotionGate:
         """This gate with options at their defaults that `measure` and `_rule` do not read because
         of what others say: it decides the same."""
         unread = {"min_delta_pos"} if self._displacement(reading) == "net" else set()
@@ -129,7 +108,7 @@ class MotionGate:
         distances = np.linalg.norm(np.diff(poses[:, :3], axis=0), axis=1)
         if kind == "arc_sum":
             distances = distances[distances >= self.min_delta_pos]
-        angles = _angles(poses[:, 3:])
+        angles = turns(poses[:, 3:])
         angles = angles[angles >= self.min_delta_rot]
         return float(distances.sum() + self.lever_arm * angles.sum())
 
@@ -177,7 +156,7 @@ class MotionGate:
         return memory.state if self.hold_last_state else True
 
 
-def _angles(quats: np.ndarray) -> np.ndarray:
+def turns(quats: np.ndarray) -> np.ndarray:
     """Angles between successive orientations, (n - 1,) radians in [0, pi]; q and -q are one."""
     dots = np.abs((quats[1:] * quats[:-1]).sum(axis=1))
     norms = np.linalg.norm(quats[1:], axis=1) * np.linalg.norm(quats[:-1], axis=1)

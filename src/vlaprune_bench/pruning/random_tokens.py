@@ -22,9 +22,7 @@ class RandomTokens(ScoredPruner):
     get contiguous positions, as in the published methods that prune there.
     """
 
-    @property
-    def renumber_positions(self) -> bool:
-        return True
+    renumber_positions = True
 
     def score(self, context: PruneContext, memory: Any) -> Tensor:
         import torch

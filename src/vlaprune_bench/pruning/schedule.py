@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner, Selection
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.gated import has_gate
+from vlaprune_bench.pruning.options import option, wrong
+from vlaprune_bench.pruning.wrapper import Wrapper
 from vlaprune_bench.types import UserError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @Pruner.register_subclass("schedule")
 @dataclass(frozen=True)
-class Schedule(Pruner):
+class Schedule(Wrapper):
     """Prune as `scorer` does, and again before later decoder layers, down to smaller shares.
 
     Stepwise dropping as PyramidDrop (arXiv 2410.17247) does it, with the score of any method that
@@ -26,7 +25,7 @@ class Schedule(Pruner):
 
     scorer: Pruner = FastV(keep=0.7)
     """The method that scores; its options stand beside these."""
-    later_layers: tuple[int, ...] = (9, 15)
+    later_layers: tuple[int, ...] = option((9, 15), layers=True)
     """Decoder layers before which more tokens leave, ascending, after the scorer's own."""
     later_keeps: tuple[float, ...] = (0.5, 0.3)
     """Share of all visual tokens left at each of them, descending, at most the scorer's keep."""
@@ -37,20 +36,15 @@ class Schedule(Pruner):
             raise UserError(f"--scorer is {self.scorer.name}; {why}.")
         layers, keeps = self.layers, (self.scorer.keep, *self.later_keeps)
         if not self.later_layers or sorted(set(layers)) != list(layers):
-            raise UserError(
-                f"--later-layers is {_list(self.later_layers)}; "
-                f"the layers must ascend from above {layers[0]}."
-            )
+            said = f"the layers must ascend from above {self.scorer.layers[-1]}"
+            raise wrong("later_layers", self.later_layers, said)
         if len(self.later_keeps) != len(self.later_layers):
-            raise UserError(
-                f"--later-keeps is {_list(self.later_keeps)}; "
-                f"there are {len(self.later_layers)} layers, each needs one share."
-            )
+            said = f"there are {len(self.later_layers)} layers, each needs one share"
+            raise wrong("later_keeps", self.later_keeps, said)
         if sorted(keeps, reverse=True) != list(keeps) or keeps[-1] <= 0:
-            raise UserError(
-                f"--later-keeps is {_list(self.later_keeps)}; "
-                f"the shares must be above 0 and descend from the scorer's {keeps[0]:g}."
-            )
+            said = f"the shares must be above 0 and descend from the scorer's {keeps[0]:g}"
+            raise wrong("later_keeps", self.later_keeps, said)
+        super().__post_init__()
 
     @property
     def steps(self) -> dict[int, ScoredPruner]:
@@ -58,7 +52,7 @@ class Schedule(Pruner):
         assert isinstance(self.scorer, ScoredPruner)
         later = zip(self.later_layers, self.later_keeps, strict=True)
         first: dict[int, ScoredPruner] = dict.fromkeys(self.scorer.layers, self.scorer)
-        return first | {layer: replace(self.scorer.at(layer), keep=keep) for layer, keep in later}
+        return first | {k: replace(self.scorer.at_layer(k), keep=keep) for k, keep in later}
 
     @property
     def keep_ratio(self) -> float | None:
@@ -72,30 +66,5 @@ class Schedule(Pruner):
     def tapped_layers(self) -> tuple[int, ...]:
         return tuple(sorted({tap for step in self.steps.values() for tap in step.tapped_layers}))
 
-    @property
-    def renumber_positions(self) -> bool:
-        return self.scorer.renumber_positions
-
-    def check(self, n_layers: int) -> None:
-        self.scorer.check(n_layers)
-        if self.later_layers[-1] >= n_layers:
-            raise UserError(
-                f"--later-layers is {_list(self.later_layers)}; "
-                f"this model has decoder layers 0 to {n_layers - 1}."
-            )
-
-    def fit(self, n_layers: int) -> Schedule:
-        return replace(self, scorer=self.scorer.fit(n_layers))
-
-    def start(self) -> Any:
-        return self.scorer.start()
-
-    def select(self, context: PruneContext, memory: Any) -> Tensor | Selection | None:
+    def select(self, context: PruneContext, memory: Any) -> Selection | None:
         return self.steps[context.layer].select(context, memory)
-
-    def finish(self, context: PruneContext, memory: Any) -> None:
-        self.scorer.finish(context, memory)
-
-
-def _list(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values) or "empty"

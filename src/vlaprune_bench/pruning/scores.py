@@ -1,16 +1,17 @@
-"""What several methods measure: prefill attention to patches, and distances between embeddings."""
+"""Measures of several methods: attention in the prefill, its entropy, diversity of embeddings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
 from vlaprune_bench.pruning.base import PruneContext
-from vlaprune_bench.types import UserError
+from vlaprune_bench.pruning.select import max_min
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Criterion = Literal["last", "prefill"]
+Reading = Literal["paper", "code"]
 
 
 def prefill_attention(context: PruneContext, criterion: Criterion) -> Tensor:
@@ -25,53 +26,53 @@ def prefill_attention(context: PruneContext, criterion: Criterion) -> Tensor:
     Returns:
         (V,) float32, mean over heads.
     """
-    import torch
-
-    layout, device = context.layout, context.patches.device
+    layout = context.layout
+    rows = context.decoder.rows(context.layer - 1)
     if criterion == "last" and context.causal:
-        # filled on the device: a copy from the host would wait for it
-        rows = torch.full((1,), layout.length - 1, device=device)
+        rows = rows[-1:]
     else:
-        rows = torch.arange(layout.actions.start, device=device)
-        if context.alive is not None:
-            first, beyond = layout.visual.start, layout.visual.stop
-            patches = first + context.alive.to(device)
-            rows = torch.cat([rows[:first], patches, rows[beyond:]])
+        rows = rows[: len(rows) - (layout.length - layout.actions.start)]
     return context.decoder.attention(context.layer - 1, rows).mean(0)
 
 
-def cosine_distances(context: PruneContext, index: Tensor) -> Tensor:
-    """1 - cosine between the projected patch embeddings of the visual tokens at `index`.
+def prompt_rows(context: PruneContext, skip: int = 0) -> Tensor:
+    """(T,) int64 positions of the prompt's tokens after BOS and the next `skip`."""
+    import torch
+
+    prompt = context.layout.prompt_rest
+    first = min(prompt.start + skip, prompt.stop)
+    return torch.arange(first, prompt.stop, device=context.patches.device)
+
+
+def mean_entropy(attention_RV: Tensor) -> Tensor:
+    """Entropy of each row's attention, scaled to sum to 1 over the visual tokens, mean over rows.
+
+    Args:
+        attention_RV: (R, V) attention to the visual tokens; those that are gone have 0.
 
     Returns:
-        (n, n) float32; n^2 x width MAC are charged to the call.
+        () float32, nats.
+    """
+    p_RV = attention_RV / (attention_RV.sum(1, keepdim=True) + 1e-10)
+    return -(p_RV * (p_RV + 1e-10).log()).sum(1).mean()
+
+
+def most_diverse(context: PruneContext, index: Tensor, k: int) -> Tensor:
+    """The `k` of some visual tokens that differ most: greedy max-min over 1 - cosine between their
+    projected patch embeddings.
+
+    Args:
+        context: of this call, which n^2 x width MAC are charged to where there is a choice.
+        index: (n,) int64 visual tokens.
+        k: how many of them; all where there are no more.
+
+    Returns:
+        (k,) int64 visual tokens in the order chosen.
     """
     from torch.nn.functional import normalize
 
+    if k == 0 or k >= len(index):
+        return index[:k]
     directions = normalize(context.patches[index.to(context.patches.device)].float(), dim=-1)
     context.decoder.charge(len(directions) ** 2 * directions.shape[1])
-    return 1 - directions @ directions.T
-
-
-def check_attention_layer(layer: int, n_layers: int | None = None) -> None:
-    """Refuse a `--layer` that has no layer before it, or that the model does not have.
-
-    Raises:
-        UserError: which it is.
-    """
-    if layer < 1:
-        raise UserError(
-            f"--layer is {layer}; the score is the attention of the layer before it: 1 or more."
-        )
-    if n_layers is not None and layer >= n_layers:
-        raise UserError(f"--layer is {layer}; this model has decoder layers 0 to {n_layers - 1}.")
-
-
-def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is none of the known ones.
-
-    Raises:
-        UserError: naming key, value and what would be right.
-    """
-    if value not in known:
-        raise UserError(f"--{key} is {value}; it must be {' or '.join(known)}.")
+    return index[max_min(1 - directions @ directions.T, k)]

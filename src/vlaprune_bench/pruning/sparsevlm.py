@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner
 from vlaprune_bench.pruning.fastv import FastV
-from vlaprune_bench.pruning.scores import check_choice
+from vlaprune_bench.pruning.scores import Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +26,9 @@ class SparseVlm(FastV):
     of each camera stay, and keep their positions. A bidirectional policy needs no other rule.
     """
 
-    reading: Literal["paper", "code"] = "paper"
+    reading: Reading = "paper"
     """Text tokens that may rate: all after the patches (paper), or without the first and the last
     of them (code)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("reading", self.reading, ("paper", "code"))
 
     def score(self, context: PruneContext, memory: Any) -> Tensor:
         rows = self.raters(context)

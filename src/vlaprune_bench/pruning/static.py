@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.pruning.base import PruneContext, Pruner, ScoredPruner
-from vlaprune_bench.types import UserError
+from vlaprune_bench.pruning.options import option
+from vlaprune_bench.pruning.scores import Reading
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Reading = Literal["paper", "code"]
 
 
 @Pruner.register_subclass("static")
@@ -27,28 +26,13 @@ class Static(ScoredPruner):
     reference.
     """
 
-    qk_layer: int = 0
+    # the reference's sweep asks for the layer after the last one, fails, and runs unpruned
+    qk_layer: int = option(0, layers=True)
     """Decoder layer whose queries and keys score the patches; that many layers run first."""
     reading: Reading = "paper"
     """Where paper and code differ: the number kept is rounded down (paper) or rounded (code)."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.qk_layer < 0:
-            raise UserError(f"--qk-layer is {self.qk_layer}; it must be 0 or more.")
-        if self.reading not in ("paper", "code"):
-            raise UserError(f"--reading is {self.reading}; it must be paper or code.")
-
-    @property
-    def renumber_positions(self) -> bool:
-        return True
-
-    def check(self, n_layers: int) -> None:
-        # the reference's sweep asks for the layer after the last one, fails, and runs unpruned
-        if self.qk_layer >= n_layers:
-            raise UserError(
-                f"--qk-layer is {self.qk_layer}; this model has decoder layers 0 to {n_layers - 1}."
-            )
+    renumber_positions = True
 
     def budget(self, n_visual: int) -> int:
         wanted = self.keep * n_visual

@@ -23,9 +23,7 @@ class Uniform(ScoredPruner):
     any number in between spreads as evenly. Positions as in `random`.
     """
 
-    @property
-    def renumber_positions(self) -> bool:
-        return True
+    renumber_positions = True
 
     def score(self, context: PruneContext, memory: Any) -> Tensor:
         import torch

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner, Selection
-from vlaprune_bench.pruning.scores import (
-    Criterion,
-    check_attention_layer,
-    check_choice,
-    cosine_distances,
-    prefill_attention,
-)
-from vlaprune_bench.pruning.select import max_min
-from vlaprune_bench.types import UserError
+from vlaprune_bench.pruning.decoder import ModelShape
+from vlaprune_bench.pruning.options import option
+from vlaprune_bench.pruning.scores import Criterion, Reading, most_diverse, prefill_attention
+from vlaprune_bench.pruning.select import cameras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,46 +43,27 @@ class VlaPruner(BudgetPruner):
     tokens after `layer` and turns its bidirectional attention causal there; neither is done here.
     """
 
-    layer: int = 3
+    layer: int = option(3, at_least=1, layers=True)
     """Decoder layer before which tokens leave, from 1; prefill attention is of the one before."""
     criterion: Criterion = "last"
     """Prefill attention of the last row (last; the mean where attention is bidirectional) or the
     mean over all rows (prefill)."""
-    window: int = 3
+    window: int = option(3, at_least=1)
     """Calls whose action attention is averaged."""
-    decay: float = 0.8
+    decay: float = option(0.8, above=0, at_most=1)
     """Weight of a call relative to the next one of the window, above 0 and at most 1."""
-    action_layers: tuple[int, ...] = ()
+    action_layers: tuple[int, ...] = option((), layers=True)
     """Decoder layers whose action attention is averaged; empty: the latter half of the model
     (paper), or layer 15 (code)."""
-    reading: Literal["paper", "code"] = "paper"
+    reading: Reading = "paper"
     """Where paper and code differ: `action_layers`; the largest weight goes to the newest call
     (paper) or to the oldest (code), whose guide is also rounded to bfloat16 before it ranks."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_attention_layer(self.layer)
-        check_choice("criterion", self.criterion, ("last", "prefill"))
-        check_choice("reading", self.reading, ("paper", "code"))
-        if self.window < 1:
-            raise UserError(f"--window is {self.window}; it must be at least 1.")
-        if not 0 < self.decay <= 1:
-            raise UserError(f"--decay is {self.decay:g}; it must be above 0 and at most 1.")
-
-    def fit(self, n_layers: int) -> VlaPruner:
-        if self.action_layers:
-            return self
-        paper = tuple(range(n_layers // 2, n_layers))
-        return replace(self, action_layers=paper if self.reading == "paper" else CODE_LAYERS)
-
-    def check(self, n_layers: int) -> None:
-        check_attention_layer(self.layer, n_layers)
-        named = self.fit(n_layers).action_layers
-        if not all(0 <= layer < n_layers for layer in named):
-            raise UserError(
-                f"--action-layers is {' '.join(map(str, named))}; "
-                f"this model has decoder layers 0 to {n_layers - 1}."
-            )
+    def resolve(self, model: ModelShape) -> VlaPruner:
+        latter_half = tuple(range(model.n_layers // 2, model.n_layers))
+        default = latter_half if self.reading == "paper" else CODE_LAYERS
+        filled = replace(self, action_layers=self.action_layers or default)
+        return BudgetPruner.resolve(filled, model)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -100,24 +76,17 @@ class VlaPruner(BudgetPruner):
     def start(self) -> ActionHistory:
         return ActionHistory()
 
-    def select(self, context: PruneContext, memory: ActionHistory) -> Tensor | Selection | None:
-        if len(memory.calls) < self.window:
-            return None
-        return super().select(context, memory)
+    def select(self, context: PruneContext, memory: ActionHistory) -> Selection | None:
+        return super().select(context, memory) if len(memory.calls) == self.window else None
 
     def choose(self, context: PruneContext, memory: ActionHistory, quotas: Sequence[int]) -> Tensor:
         import torch
 
-        semantic_V = prefill_attention(context, self.criterion)
-        guide_V = self.guide(memory)
+        scores = (prefill_attention(context, self.criterion), self.guide(memory))
         kept = []
-        for camera, quota in enumerate(quotas):
-            part = context.layout.camera(camera)
-            best = [scores_V[part].topk(quota).indices for scores_V in (semantic_V, guide_V)]
-            index = part.start + torch.cat(best).unique()  # ascending
-            if quota < len(index):
-                index = index[max_min(cosine_distances(context, index), quota)]
-            kept.append(index)
+        for part, quota in zip(cameras(context.layout), quotas, strict=True):
+            best = torch.cat([scores_V[part].topk(quota).indices for scores_V in scores])
+            kept.append(most_diverse(context, part.start + best.unique(), quota))
         return torch.cat(kept).sort().values
 
     def guide(self, memory: ActionHistory) -> Tensor:

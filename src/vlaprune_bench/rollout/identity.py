@@ -99,7 +99,7 @@ def _named_steps(what: What, facts: Facts) -> int:
 def what_runs(config: EvalConfig) -> str:
     """Which episodes a configuration asks for, before anything is loaded: equal for two that would
     run the same, whatever their options are called."""
-    bare = config.but(pruner=config.what.pruner.without_unread())
+    bare = config.but(pruner=config.what.pruner.canonical())
     anything = Facts("", "", "", "", chunk=sys.maxsize)
     known = identity(bare, specs(bare)[0], anything)
     return canonical([known, bare.what.tasks, bare.what.trials, settings(bare)])

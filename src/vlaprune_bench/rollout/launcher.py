@@ -102,7 +102,7 @@ class Local:
             policy=what.policy,
         )
         for cell in cells:
-            self._policy.fit(cell.what.pruner)  # refused before the first episode
+            self._policy.resolve(cell.what.pruner)  # refused before the first episode
         return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder, threads)
 
     def run(

@@ -89,7 +89,7 @@ class DecoderRun:
 
     def prefill(
         self,
-        select: Callable[[int], Tensor | Selection | None],
+        select: Callable[[int], Selection | None],
         select_at: Iterable[int] = (),
         renumber: bool = False,
     ) -> Prefill:
@@ -98,7 +98,7 @@ class DecoderRun:
 
     def prefilling(
         self,
-        select: Callable[[int], Tensor | Selection | None],
+        select: Callable[[int], Selection | None],
         select_at: Iterable[int] = (),
         renumber: bool = False,
     ) -> Work[Prefill]:
@@ -121,9 +121,8 @@ class DecoderRun:
         # segments between decisions share their tokens, hence their rotation
         starts = sorted({0, *borders})
         for start, end in zip(starts, [*starts[1:], self.n_layers], strict=True):
-            chosen = select(start) if start in borders else None
-            if chosen is not None:
-                selection = chosen if isinstance(chosen, Selection) else Selection(chosen)
+            selection = select(start) if start in borders else None
+            if selection is not None:
                 hidden_BND, query_N = self._leave(hidden_BND, query_N, selection)
                 if selection.reuse:
                     self._reuse(query_N, len(key_K))

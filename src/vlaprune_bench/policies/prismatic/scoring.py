@@ -1,4 +1,4 @@
-"""The language model as a pruning method sees it during one call (`pruning.base.Decoder`)."""
+"""The language model as a pruning method sees it during one call (`pruning.decoder`)."""
 
 from __future__ import annotations
 
@@ -60,6 +60,17 @@ class CallDecoder(DecoderRun):
         result_RV = torch.zeros(len(rows), n_visual, device=rows.device)
         result_RV[:, key_K[there] - first] = torch.cat(parts)[:, there]
         return result_RV
+
+    def rows(self, layer: int) -> Tensor:
+        """Positions of the prefill's tokens that a layer computed (see Decoder).
+
+        Raises:
+            ValueError: the layer has not run.
+        """
+        for segment in self._segments:
+            if layer in segment.layers:
+                return segment.query_N
+        raise ValueError(f"decoder layer {layer} has not run yet")
 
     def charge(self, macs: int) -> None:
         """Add multiply-adds a method did itself to the call's scoring cost."""
