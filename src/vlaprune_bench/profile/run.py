@@ -77,7 +77,7 @@ def profile(config: ProfileConfig, tick: Callable[[str], None] = print) -> list[
     tick("loading")
     policy = load(config)
     for pruner in pruners:  # one that does not fit is refused before anything is timed
-        policy.pruner = pruner
+        policy.resolve(pruner)
     rounds = config.rounds or (20 if policy.device.type == "cuda" else 5)
     variants = run_rounds(policy, pruners, rounds, config.warmup, tick)
     info = policy.info
@@ -167,8 +167,7 @@ def run_rounds(
     """
     variants = []
     for pruner in pruners:
-        policy.pruner = pruner
-        variants.append(Variant(pruner, policy.start(INSTRUCTION, SEED)))
+        variants.append(Variant(pruner, policy.start(INSTRUCTION, SEED, pruner)))
     order = np.random.default_rng(SEED)
     for number in range(warmup + rounds):
         tick(f"round {number + 1} of {warmup + rounds}{' (warm-up)' if number < warmup else ''}")
