@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 
 from vlaprune_bench.policies.preprocess import (
     center_crop,
@@ -25,10 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def frames(golden):
-    if (golden / "preprocess.npz").is_file():
-        tensors = dict(np.load(golden / "preprocess.npz"))
-    else:
-        tensors = load_file(golden / "preprocess.safetensors")
+    tensors = np.load(golden / "preprocess.npz")
     numbers = sorted({name.partition(".")[0] for name in tensors})
     steps = ("frame", "after_jpeg", "resized_224", "center_cropped")
     return [{step: tensors[f"{n}.{step}"] for step in steps} for n in numbers]
