@@ -41,7 +41,9 @@ def prepare_frames(
     """
     if protocol.jpeg_quality is not None:
         frames = np.stack([jpeg_round_trip(frame, protocol.jpeg_quality) for frame in frames])
-    x_NCHW = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).contiguous().float()
+    # in memory a row of all frames and channels after the other, as `resample` works
+    x_HNCW = torch.from_numpy(frames).to(device).permute(1, 0, 3, 2).contiguous().float()
+    x_NCHW = x_HNCW.permute(1, 2, 0, 3)
     x_NCHW = resize(x_NCHW, size, protocol.resize)
     if protocol.crop_area < 1.0:
         x_NCHW = center_crop(x_NCHW, protocol.crop_area)
@@ -89,12 +91,12 @@ def resample(rows_hH: Tensor, x_NCHW: Tensor, columns_wW: Tensor) -> Tensor:
     """
     if x_NCHW.device.type == "cpu" and _bands_are_exact(rows_hH, columns_wW):
         return _in_bands(rows_hH, x_NCHW, columns_wW)
-    return rows_hH @ x_NCHW @ columns_wW.T
+    return rows_hH @ x_NCHW.contiguous() @ columns_wW.T
 
 
 def _in_bands(rows_hH: Tensor, x_NCHW: Tensor, columns_wW: Tensor) -> Tensor:
     n, c, height, width = x_NCHW.shape
-    # all frames and channels side by side: one product a band, and the next call finds it so
+    # all frames and channels side by side: one product a band; what is returned lies so, too
     x_HQ = x_NCHW.permute(2, 0, 1, 3).reshape(height, -1)
     y_hQ = x_HQ.new_empty(len(rows_hH), x_HQ.shape[1])
     for band in _bands(rows_hH):
