@@ -17,9 +17,9 @@ HEAD = "action_head--150000_checkpoint.pt"
 
 
 @pytest.fixture
-def folder(golden_checkpoint, tmp_path):
+def folder(golden, tmp_path):
     """A copy of the golden checkpoint to damage."""
-    return shutil.copytree(golden_checkpoint, tmp_path / "ckpt")
+    return shutil.copytree(golden / "ckpt-oft-tiny", tmp_path / "ckpt")
 
 
 @pytest.fixture

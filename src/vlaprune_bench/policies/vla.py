@@ -316,13 +316,14 @@ class PrismaticVLA(ABC):
             tapped_layers=pruner.tapped_layers,
             previous=memory.cache,
         )
+        seed = memory.call_seed()
 
         def context(layer: int) -> PruneContext:
             return PruneContext(
                 layout=layout,
                 layer=layer,
                 call=memory.call,
-                seed=memory.call_seed(),
+                seed=seed,
                 eef_poses=eef_poses,
                 patches=patches_BVD[0],
                 prompt=prompt_TD,
