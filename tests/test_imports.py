@@ -12,25 +12,26 @@ ALLOWED = {
     "measure": {"types"},
     "video": {"types"},
     "lite": {"types"},
-    "pruning": {"types"},
-    "policies": {"types", "pruning", "measure"},
-    "sim": {"types", "lite"},
+    "pruning": {"types", "files"},
+    "policies": {"types", "files", "pruning", "measure"},
+    "sim": {"types", "files", "lite"},
     "experts": {"types", "sim"},
-    "store": {"types"},
-    "config": {"types", "pruning"},
+    "files": {"types"},
+    "store": {"types", "files"},
+    "config": {"types", "files", "pruning"},
     "tracking": {"types", "config"},
-    "report": {"types", "measure", "video", "store", "config"},
+    "report": {"types", "files", "measure", "video", "store", "config"},
     "rollout": {
         "types", "pruning", "measure", "video", "policies", "sim", "store", "config", "tracking",
         "report",
     },
-    "sweep": {"types", "measure", "pruning", "config", "store", "rollout", "report"},
-    "profile": {"types", "measure", "pruning", "policies", "config", "store"},
+    "sweep": {"types", "files", "measure", "pruning", "config", "store", "rollout", "report"},
+    "profile": {"types", "files", "measure", "pruning", "policies", "config", "store"},
     "doctor": {"types", "measure", "sim"},
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "mujoco", "robosuite", "libero", "pandas", "pyarrow", "wandb"}
 LIGHT_ROOMS = (
-    "types", "config", "pruning", "cli", "store", "tracking", "report", "profile", "sweep",
+    "types", "files", "config", "pruning", "cli", "store", "tracking", "report", "profile", "sweep",
 )  # fmt: skip
 """Their modules import nothing heavy at the top, so that --help answers at once."""
 

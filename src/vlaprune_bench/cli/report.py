@@ -24,6 +24,7 @@ import tyro
 
 from vlaprune_bench.cli import command
 from vlaprune_bench.config import nearest
+from vlaprune_bench.files import expand_paths
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class ReportOptions:
     """What to make of a results folder."""
 
     results: Annotated[Path, tyro.conf.Positional]
-    """A folder that vlaprune-eval or vlaprune-sweep wrote."""
+    """A folder that vlaprune-eval, vlaprune-sweep or `export` wrote, or a file of `export`."""
     html: Path | None = None
     """Write one self-contained page there."""
     plots: Path | None = None
@@ -55,6 +56,7 @@ class ReportOptions:
     """How much lower than none's a success rate may be and count as not inferior, 0 to 1."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         check_format(self.format)
         if not 0 < self.margin < 1:
             raise UserError(f"--margin is {self.margin}; it must lie between 0 and 1 (0.05: 5 %).")
@@ -75,7 +77,7 @@ class PublishedOptions:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write all episodes to one parquet file, with a dataset card beside it."""
+    """Write all episodes to one parquet file, with their calls and a dataset card beside it."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """A folder that vlaprune-eval or vlaprune-sweep wrote."""
@@ -83,6 +85,9 @@ class ExportOptions:
     """The parquet file to write; the card is README.md in its folder."""
     force: bool = False
     """Overwrite files that are there."""
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ class VideoOptions:
     """Where to write; by default the folder's _videos/pairs."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         if self.only not in ONLY:
             raise UserError(f"--only is {self.only}{nearest(self.only, ONLY)}.")
 
@@ -191,8 +197,12 @@ def export(options: ExportOptions) -> None:
     from vlaprune_bench.report.build import load
     from vlaprune_bench.report.export import export
 
-    card = export(load(options.results), options.file, options.force)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        report = load(options.results)
+        card = export(report, options.file, options.force)
     print(f"wrote {options.file} and {card}")
+    _warn(_sentences(caught), "terminal")
 
 
 def videos(options: VideoOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import (
@@ -16,7 +16,7 @@ from vlaprune_bench.measure.stats import (
     rate,
     trials_to_see,
 )
-from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.cells import BEGIN, PAIR, TITLES, Cell, Results
 from vlaprune_bench.report.overview import cell_columns, cell_values
 from vlaprune_bench.report.table import Column, Table
 
@@ -36,8 +36,9 @@ class Pairs:
     """Columns of `PAIR`, success and success_none (bool), episode_id and episode_id_none."""
     unpaired: int
     """Finished episodes of the cell that `none` lacks or did not finish."""
-    scenes_differ: int = 0
-    """Pairs whose scene hashes differ: they are no pairs in truth."""
+    differ: dict[str, int] = field(default_factory=dict)
+    """How many pairs differ in each column of `cells.BEGIN`: other scenes or instructions are no
+    pairs in truth; other frames count where the scene is the same."""
 
     @property
     def losses(self) -> pd.DataFrame:
@@ -58,7 +59,9 @@ def pairs(results: Results) -> list[Pairs]:
         if base is None or base is cell:
             continue
         frame = results.shared(cell, base, "_none")
-        differ = int((frame.scene_hash != frame.scene_hash_none).sum())
+        changed = {c: frame[c].fillna("") != frame[f"{c}_none"].fillna("") for c in BEGIN}
+        changed["frames_hash"] &= ~changed["scene_hash"]
+        differ = {column: int(rows.sum()) for column, rows in changed.items() if rows.any()}
         unpaired = len(results.finished[cell.index]) - len(frame)
         found.append(Pairs(cell, frame, unpaired, differ))
     return found

@@ -6,11 +6,10 @@ import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vlaprune_bench.measure.stats import average, rate
 from vlaprune_bench.report.calls import LATENCIES, measured_calls
-from vlaprune_bench.report.cells import PAIR, TITLES, USUAL, Cell, Results
+from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results, usual
+from vlaprune_bench.report.runs import plan
 from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class Overview:
         shown = [
             f"{value} assets" if name == "assets" else value
             for name, value in setting.items()
-            if name not in self.results.shown_settings and USUAL.get(name) != value
+            if name not in self.results.shown_settings and not usual(name, setting)
         ]
         return f": {', '.join(shown)}" if shown else ""
 
@@ -245,14 +244,3 @@ def missing(results: Results) -> list[int]:
         expected = seen[repr(cell.setting)].union(*(plans.get(run, ()) for run in runs))
         counts.append(len(expected - have[cell.index]))
     return counts
-
-
-def plan(text: str) -> set[tuple[str, int, int, int]]:
-    """The (suite, task, trial, seed) that a run's configuration asks for."""
-    config = yaml.safe_load(text)
-    if not isinstance(config, dict) or "suite" not in config:
-        return set()
-    suite = config["suite"]
-    tasks = config.get("task_ids") or range(90 if suite == "libero_90" else 10)
-    trials = range(config.get("trials", 50))
-    return {(suite, task, trial, config.get("seed", 7)) for task in tasks for trial in trials}

@@ -63,7 +63,7 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = table_cell
-    template = environment.from_string((here / "page.html.j2").read_text())
+    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     overview = report.overview
     data = episode_data(report, folder)
     return template.render(
@@ -84,8 +84,8 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         groups=_groups(charts(report)),
         films=bool(data["videos"]),
         data=_script(data),
-        css=(here / "page.css").read_text(),
-        js=(here / "page.js").read_text(),
+        css=(here / "page.css").read_text(encoding="utf-8"),
+        js=(here / "page.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs().replace("</script", "<\\/script"),
     )
 

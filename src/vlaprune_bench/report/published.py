@@ -81,7 +81,7 @@ class Entry:
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    text = (files("vlaprune_bench.report") / name).read_text()
+    text = (files("vlaprune_bench.report") / name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 

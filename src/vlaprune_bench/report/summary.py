@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import wilson
-from vlaprune_bench.report.cells import USUAL, gather
+from vlaprune_bench.report.cells import gather, usual
 from vlaprune_bench.report.table import si
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show_summary(folder: Path, ids: Collection[str] | None = None) -> None:
     if ids is not None:
         rows = rows[rows.episode_id.isin(list(ids))]
     console.print(summary_table(summarise(rows)))
-    lines = [f"parquet: {folder} (pandas.read_parquet reads the folder)"]
+    lines = [f"parquet: {folder} (vlaprune_bench.load_results reads the folder)"]
     videos = sorted((folder / "_videos").glob("[!.]*.mp4"))
     if videos:
         lines.append(f"video: {videos[0]}" + f" and {len(videos) - 1} more" * (len(videos) > 1))
@@ -103,8 +103,8 @@ def summary_table(summary: pd.DataFrame) -> Table:
 
     names = list(summary.columns[: summary.columns.get_loc("keep")])
     shared = [name for name in names if summary[name].nunique() == 1]
-    usual = USUAL.items()
-    title = [str(summary[n].iloc[0]) for n in shared if (n, summary[n].iloc[0]) not in usual]
+    first = {str(name): value for name, value in summary.iloc[0].items()}
+    title = [str(first[n]) for n in shared if not usual(n, first)]
     table = Table(title=", ".join(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption = "success: 95 % Wilson interval; costs are per policy call"
     shown = [name for name in names if name not in shared]

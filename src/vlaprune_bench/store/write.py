@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from vlaprune_bench.store.parts import (
     DamagedError,
+    bring_up_to_date,
     read_part,
     to_table,
     write_bytes,
@@ -27,6 +28,7 @@ from vlaprune_bench.store.read import (
     contents,
     episode_id,
     is_merged,
+    is_own,
     read_episodes,
 )
 from vlaprune_bench.types import CallRow, EpisodeRow, Status, UserError
@@ -46,7 +48,7 @@ def holder(folder: Path) -> str | None:
     path = folder / LOCK
     if not path.is_file():
         return None
-    with path.open() as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -87,10 +89,11 @@ class Store:
             A sentence for every damaged part that was set aside.
 
         Raises:
-            UserError: another process holds the folder.
+            UserError: another process holds the folder, or it holds episodes that no run put there.
         """
         with self._clear_errors(), ExitStack() as opened:
-            file = opened.enter_context((self.folder / LOCK).open("a+"))
+            lock = (self.folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+            file = opened.enter_context(lock)
             self._lock(file)
             sentences = self._tidy()
             held = opened.pop_all()
@@ -186,6 +189,12 @@ class Store:
         for folder in (self.folder, self.folder / "_calls"):
             for hidden in folder.glob(".*.parquet.*"):
                 hidden.unlink()
+        found = contents(self.folder, ["episode_id"])
+        if others := [path.name for path in found.parts if not is_own(path)]:
+            raise UserError(
+                f"--output is {self.folder}; it holds exported episodes ({', '.join(others)}), "
+                "which no run adds to: give another folder."
+            )
         sentences = []
         while (found := self._checked()).damaged:  # what a bad file superseded may count again
             for part, sentence in found.damaged.items():
@@ -195,6 +204,8 @@ class Store:
                     f"{sentence}: set aside in {self.folder / '_damaged'}, {what} again"
                 )
         _remove(found.superseded)
+        for part in found.parts:
+            bring_up_to_date(part)
         # calls without their episode: killed before it was there, or after it was merged
         whole = {calls_path(part).name for part in found.parts}
         for path in (self.folder / "_calls").glob("[!._]*.parquet"):
@@ -204,8 +215,9 @@ class Store:
         return sentences
 
     def _checked(self) -> Contents:
-        """The contents, every byte of episodes and calls read."""
+        """The contents of our own parts, every byte of episodes and calls read."""
         found = contents(self.folder)
+        found.damaged = {part: why for part, why in found.damaged.items() if is_own(part)}
         for part in found.parts:
             try:
                 read_part(calls_path(part), CallRow)
@@ -231,7 +243,7 @@ class Store:
         """Keep a small text file beside the rows; it is there whole or not at all."""
         path = self.folder / "_runs" / name
         with self._clear_errors():
-            write_bytes(text.encode(), path).replace(path)
+            write_bytes(text.encode("utf-8", "backslashreplace"), path).replace(path)
 
     def done(self) -> set[str]:
         """Ids of the episodes the folder holds, whatever their status."""
@@ -248,6 +260,43 @@ class Store:
                 f"({error.strerror or error}): what was finished is kept; put that right and give "
                 "the same command again."
             ) from error
+
+
+def copy_calls(place: Path, file: Path) -> list[str]:
+    """Write the calls of every episode of a results folder to one parquet file, part by part.
+
+    Args:
+        place: as of `load_results`.
+        file: the file to write; where there are no calls, none is.
+
+    Returns:
+        A sentence for every part whose calls cannot be read.
+    """
+    import pyarrow.parquet as pq
+
+    sentences: list[str] = []
+    hidden = file.with_name(f".{file.name}.{os.getpid()}")
+    with ExitStack() as opened:
+        writer = None
+        for part in contents(place, ["episode_id"]).parts:
+            try:
+                calls = read_part(calls_path(part), CallRow)
+            except DamagedError as error:
+                sentences.append(f"{error}: left out")
+                continue
+            except FileNotFoundError:
+                sentences.append(f"{calls_path(part)} is missing: left out")
+                continue
+            if writer is None:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                opened.callback(hidden.unlink, missing_ok=True)
+                options = {"compression": "zstd", "write_page_checksum": True}
+                writer = opened.enter_context(pq.ParquetWriter(hidden, calls.schema, **options))
+            writer.write_table(calls)
+        if writer is not None:
+            writer.close()
+            hidden.replace(file)
+    return sentences
 
 
 def _remove(parts: Iterable[Path]) -> None:
