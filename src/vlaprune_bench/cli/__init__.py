@@ -6,6 +6,7 @@ import codecs
 import functools
 import io
 import os
+import select
 import sys
 from collections.abc import Callable
 from typing import TextIO
@@ -81,9 +82,7 @@ def _check_text(argv: list[str]) -> None:
 
 
 def _is_read(stream: TextIO) -> bool:
-    """Whether what is written to a stream still goes somewhere."""
-    try:
-        stream.flush()
-    except BrokenPipeError:
-        return False
-    return True
+    """Whether somebody may still read what is written to a stream."""
+    poll = select.poll()
+    poll.register(stream, select.POLLOUT)
+    return not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -235,3 +235,6 @@ def run(argv: list[str]) -> None:
 
 
 main = command(run)
+
+if __name__ == "__main__":
+    main()

@@ -82,11 +82,16 @@ def bring_up_to_date(path: Path) -> None:
     import pyarrow.parquet as pq
 
     known, there = schema(EpisodeRow), set(pq.read_schema(path).names)
-    lacking = [f for f in known if f.name not in there]
-    if not lacking or not there <= set(known.names):
-        return
-    if all(f.nullable or f.name in DEFAULTS[EpisodeRow] for f in lacking):
-        write_hidden(read_part(path, EpisodeRow), path).replace(path)
+    if there < set(known.names):
+        write_hidden(relaxed(read_part(path, EpisodeRow)), path).replace(path)
+
+
+def relaxed(table: pa.Table) -> pa.Table:
+    """Let null stand in a column that some rows are older than: else parquet refuses to write it."""
+    import pyarrow as pa
+
+    fields = [f.with_nullable(f.nullable or table[f.name].null_count > 0) for f in table.schema]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
 
 
 def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> pa.Table:

@@ -18,6 +18,8 @@ from vlaprune_bench.store.parts import (
     DamagedError,
     bring_up_to_date,
     read_part,
+    relaxed,
+    schema,
     to_table,
     write_bytes,
     write_hidden,
@@ -178,8 +180,8 @@ class Store:
         with self._clear_errors():
             self._place(
                 self.folder / f"merged-{name}.parquet",
-                pa.concat_tables(parts.values()),
-                pa.concat_tables(calls),
+                relaxed(pa.concat_tables(parts.values())),
+                relaxed(pa.concat_tables(calls)),
             )
             _remove(parts)
         return len(parts)
@@ -272,8 +274,11 @@ def copy_calls(place: Path, file: Path) -> list[str]:
     Returns:
         A sentence for every part whose calls cannot be read.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    kinds = pa.schema([f.with_nullable(True) for f in schema(CallRow)])  # old rows lack some
+    options = {"compression": "zstd", "write_page_checksum": True}
     sentences: list[str] = []
     hidden = file.with_name(f".{file.name}.{os.getpid()}")
     with ExitStack() as opened:
@@ -290,9 +295,8 @@ def copy_calls(place: Path, file: Path) -> list[str]:
             if writer is None:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 opened.callback(hidden.unlink, missing_ok=True)
-                options = {"compression": "zstd", "write_page_checksum": True}
-                writer = opened.enter_context(pq.ParquetWriter(hidden, calls.schema, **options))
-            writer.write_table(calls)
+                writer = opened.enter_context(pq.ParquetWriter(hidden, kinds, **options))
+            writer.write_table(pa.Table.from_arrays(calls.columns, schema=kinds))
         if writer is not None:
             writer.close()
             hidden.replace(file)
