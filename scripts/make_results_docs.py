@@ -14,8 +14,8 @@ Made by `scripts/make_results_docs.py` from `types.py`; a test keeps the two equ
 and unit also stand in the parquet schema.
 
 A results folder holds `episode-*.parquet` (`vlaprune_bench.load_results(folder)` gives the table),
-`_calls/` (`load_calls(folder)`), `_runs/` (the configuration and command of each run) and `_videos/`.
-Rows from before a column joined are read at its default. Other readers (`pandas.read_parquet(folder)`)
+`_calls/` (`load_calls(folder)`), `_runs/` (configuration and command of each run) and `_videos/`.
+Rows from before a column joined are read at its default. Others (`pandas.read_parquet(folder)`)
 take the columns of one file for those of all: they see every column once a run of the version that
 brought it has begun in the folder.
 """

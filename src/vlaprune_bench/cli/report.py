@@ -17,6 +17,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,22 +158,24 @@ def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
     """Print some tables, or all."""
     from vlaprune_bench.report.table import latex, markdown, terminal, to_csv
 
-    known = [table.name for table in tables]
+    known = {table.name: table for table in tables}
     for name in only:
         if name not in known:
             raise UserError(f"--table has {name}{nearest(name, known)}.")
-    chosen = [table for table in tables if table.name in only or not only]
-    if form == "terminal":
-        width = shutil.get_terminal_size().columns
-        print("\n".join(terminal(table, width) for table in chosen))
-    elif form == "csv":
-        for table in chosen:
-            if len(chosen) > 1:
-                print(f"# {table.name}: {table.title}")
-            print(to_csv(table), end="\n" if len(chosen) > 1 else "")
+    chosen = [known[name] for name in known if name in only or not only]
+    width = shutil.get_terminal_size().columns
+    write: dict[str, Callable[[Table], str]] = {
+        "terminal": partial(terminal, width=width),
+        "markdown": markdown,
+        "latex": latex,
+    }
+    if form != "csv":
+        print("\n".join(map(write[form], chosen)))
+    elif len(chosen) == 1:
+        print(to_csv(chosen[0]), end="")  # a plain file
     else:
-        write = markdown if form == "markdown" else latex
-        print("\n".join(write(table) for table in chosen))
+        for table in chosen:
+            print(f"# {table.name}: {table.title}\n{to_csv(table)}")
 
 
 def _warn(sentences: list[str], form: str) -> None:

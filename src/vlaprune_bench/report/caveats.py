@@ -29,6 +29,7 @@ def caveats(results: Results, found: list[Pairs], absent: list[int]) -> list[str
         *_idle(results),
         *_mixtures(results),
         *_pairing(results, found),
+        *_unlike_pairs(found),
         *_latency(episodes),
         *_runs(results),
     ]
@@ -127,14 +128,6 @@ def versions_seen(episodes: pd.DataFrame) -> dict[str, list[str]]:
     return {name: sorted(values) for name, values in sorted(found.items())}
 
 
-DIFFER = {
-    "scene_hash": "began in different scenes than none did",
-    "frames_hash": "saw other first frames of the same scene than none did (renderer or driver)",
-    "instruction": "had another instruction than none had",
-}
-"""What is wrong with pairs that differ in a column of `BEGIN`."""
-
-
 def _pairing(results: Results, found: list[Pairs]) -> Iterator[str]:
     """Comparisons that cannot be made, or are not what they seem."""
     compared = {pair.cell.index for pair in found}
@@ -146,6 +139,18 @@ def _pairing(results: Results, found: list[Pairs]) -> Iterator[str]:
             f"{sum(unpaired)} episodes in {len(unpaired)} cells have no finished partner of none: "
             "not compared"
         )
+
+
+DIFFER = {
+    "scene_hash": "began in different scenes than none did",
+    "frames_hash": "saw other first frames of the same scene than none did (renderer or driver)",
+    "instruction": "had another instruction than none had",
+}
+"""What is wrong with pairs that differ in a column of `BEGIN`."""
+
+
+def _unlike_pairs(found: list[Pairs]) -> Iterator[str]:
+    """Pairs whose episodes did not begin alike."""
     for pair in found:
         for column, count in pair.differ.items():
             yield f"{pair.cell.label}: {count} of {len(pair.frame)} pairs {DIFFER[column]}"

@@ -5,13 +5,18 @@ a dataset card in the Hugging Face form. It is laid out as a results folder is, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlaprune_bench.report.build import Report
 from vlaprune_bench.report.caveats import versions_seen
 from vlaprune_bench.report.table import markdown
 from vlaprune_bench.types import CallRow, EpisodeRow, Role, UserError, columns
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def export(report: Report, file: Path, force: bool = False) -> Path:
@@ -98,6 +103,7 @@ def card(report: Report, file: Path) -> str:
         configs += f", {{config_name: calls, data_files: {calls}}}"
     episodes = report.results.episodes
     size = next((text for limit, text in _SIZES if len(episodes) < limit), "1M<n<10M")
+    about_calls = f", one per policy call of `{calls}`." if calls else "; calls are left out."
     lines = [
         "---",
         "license: apache-2.0",
@@ -112,11 +118,7 @@ def card(report: Report, file: Path) -> str:
         f"{len(episodes)} episodes of {len(report.results.cells)} configurations in "
         f"{', '.join(report.results.suites)}, run from {episodes.started_at.min()} to "
         f"{episodes.started_at.max()} with vlaprune-bench. One row per episode of `{file.name}`"
-        + (
-            f", one per policy call of `{calls}`."
-            if calls
-            else "; rows of calls are not kept here."
-        ),
+        + about_calls,
         "",
         "`vlaprune-report FOLDER` prints the tables below again; `load_results(FOLDER)` and "
         "`load_calls(FOLDER)` of `vlaprune_bench` read the rows. Videos are left out.",
@@ -127,27 +129,23 @@ def card(report: Report, file: Path) -> str:
     lines += ["## Results", "", markdown(report.overview.success), markdown(report.overview.cost)]
     if report.paired.rows:
         lines.append(markdown(report.paired))
-    lines += ["## How it was made", ""]
-    for column in (*columns(Role.SETTING), "checkpoint", "assets", "device"):
-        values = ", ".join(sorted(map(str, episodes[column].unique())))
-        lines.append(f"- {column}: {values}")
-    found = (
-        f"{package} {', '.join(numbers)}" for package, numbers in versions_seen(episodes).items()
-    )
-    lines += [f"- versions: {'; '.join(found)}"]
+    lines += ["## How it was made", "", *_provenance(episodes)]
     lines += _columns("Columns", EpisodeRow)
     lines += _columns("Columns of calls", CallRow) if calls else []
     return "\n".join(lines) + "\n"
 
 
+def _provenance(episodes: pd.DataFrame) -> Iterator[str]:
+    for column in (*columns(Role.SETTING), "checkpoint", "assets", "device"):
+        values = ", ".join(sorted(map(str, episodes[column].unique())))
+        yield f"- {column}: {values}"
+    found = versions_seen(episodes).items()
+    yield "- versions: " + "; ".join(f"{name} {', '.join(numbers)}" for name, numbers in found)
+
+
 def _columns(title: str, row: type) -> list[str]:
-    lines = [
-        "",
-        f"## {title}",
-        "",
-        "| column | type | unit | meaning |",
-        "| --- | --- | --- | --- |",
-    ]
+    lines = ["", f"## {title}", "", "| column | type | unit | meaning |"]
+    lines.append("| --- | --- | --- | --- |")
     for f in fields(row):
         kind = str(f.type).replace(" | None", ", null")
         lines.append(f"| `{f.name}` | {kind} | {f.metadata['unit']} | {f.metadata['doc']} |")

@@ -21,6 +21,7 @@ name of its own. Whatever is killed whenever, three rules keep the folder whole:
 One process writes at a time (`Store.writing`); any number may read.
 """
 
+from vlaprune_bench.store.copies import copy_calls
 from vlaprune_bench.store.parts import schema, write_rows
 from vlaprune_bench.store.read import (
     calls_path,
@@ -30,7 +31,7 @@ from vlaprune_bench.store.read import (
     read_calls,
     read_episodes,
 )
-from vlaprune_bench.store.write import Store, copy_calls, holder
+from vlaprune_bench.store.write import Store, holder
 
 __all__ = [
     "Store",

@@ -87,7 +87,7 @@ def bring_up_to_date(path: Path) -> None:
 
 
 def relaxed(table: pa.Table) -> pa.Table:
-    """Let null stand in a column that some rows are older than: else parquet refuses to write it."""
+    """Let null stand in a column that some rows are older than: parquet would not write it."""
     import pyarrow as pa
 
     fields = [f.with_nullable(f.nullable or table[f.name].null_count > 0) for f in table.schema]

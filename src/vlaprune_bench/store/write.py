@@ -19,7 +19,6 @@ from vlaprune_bench.store.parts import (
     bring_up_to_date,
     read_part,
     relaxed,
-    schema,
     to_table,
     write_bytes,
     write_hidden,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 """Held while somebody writes; says who."""
 LOCK_ATTEMPTS = 3
+HALF_WRITTEN = ".*.parquet.*"
 MERGE_AT = 256
 """Single parts of finished episodes from which on they are merged: many small files read slowly."""
 
@@ -97,6 +97,7 @@ class Store:
             lock = (self.folder / LOCK).open("a+", encoding="utf-8", errors="replace")
             file = opened.enter_context(lock)
             self._lock(file)
+            self._refuse_exports()
             sentences = self._tidy()
             held = opened.pop_all()
         with held:
@@ -186,17 +187,21 @@ class Store:
             _remove(parts)
         return len(parts)
 
-    def _tidy(self) -> list[str]:
-        """Set damaged parts aside, and finish what a killed process was doing."""
-        for folder in (self.folder, self.folder / "_calls"):
-            for hidden in folder.glob(".*.parquet.*"):
-                hidden.unlink()
+    def _refuse_exports(self) -> None:
         found = contents(self.folder, ["episode_id"])
         if others := [path.name for path in found.parts if not is_own(path)]:
             raise UserError(
                 f"--output is {self.folder}; it holds exported episodes ({', '.join(others)}), "
                 "which no run adds to: give another folder."
             )
+
+    def _tidy(self) -> list[str]:
+        """Set damaged parts aside, and finish what a killed process was doing."""
+        for hidden in (
+            *self.folder.glob(HALF_WRITTEN),
+            *self.folder.glob(f"_calls/{HALF_WRITTEN}"),
+        ):
+            hidden.unlink()
         sentences = []
         while (found := self._checked()).damaged:  # what a bad file superseded may count again
             for part, sentence in found.damaged.items():
@@ -262,45 +267,6 @@ class Store:
                 f"({error.strerror or error}): what was finished is kept; put that right and give "
                 "the same command again."
             ) from error
-
-
-def copy_calls(place: Path, file: Path) -> list[str]:
-    """Write the calls of every episode of a results folder to one parquet file, part by part.
-
-    Args:
-        place: as of `load_results`.
-        file: the file to write; where there are no calls, none is.
-
-    Returns:
-        A sentence for every part whose calls cannot be read.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds = pa.schema([f.with_nullable(True) for f in schema(CallRow)])  # old rows lack some
-    options = {"compression": "zstd", "write_page_checksum": True}
-    sentences: list[str] = []
-    hidden = file.with_name(f".{file.name}.{os.getpid()}")
-    with ExitStack() as opened:
-        writer = None
-        for part in contents(place, ["episode_id"]).parts:
-            try:
-                calls = read_part(calls_path(part), CallRow)
-            except DamagedError as error:
-                sentences.append(f"{error}: left out")
-                continue
-            except FileNotFoundError:
-                sentences.append(f"{calls_path(part)} is missing: left out")
-                continue
-            if writer is None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                opened.callback(hidden.unlink, missing_ok=True)
-                writer = opened.enter_context(pq.ParquetWriter(hidden, kinds, **options))
-            writer.write_table(pa.Table.from_arrays(calls.columns, schema=kinds))
-        if writer is not None:
-            writer.close()
-            hidden.replace(file)
-    return sentences
 
 
 def _remove(parts: Iterable[Path]) -> None:
