@@ -13,9 +13,11 @@ HEAD = """# Columns of the results
 Made by `scripts/make_results_docs.py` from `types.py`; a test keeps the two equal. A column's text
 and unit also stand in the parquet schema.
 
-A results folder holds `episode-*.parquet` (the folder itself is the table:
-`pandas.read_parquet(folder)`), `_calls/` (`vlaprune_bench.load_calls(folder)`), `_runs/` (the
-configuration and command of each run) and `_videos/`.
+A results folder holds `episode-*.parquet` (`vlaprune_bench.load_results(folder)` gives the table),
+`_calls/` (`load_calls(folder)`), `_runs/` (configuration and command of each run) and `_videos/`.
+Rows from before a column joined are read at its default. Others (`pandas.read_parquet(folder)`)
+take the columns of one file for those of all: they see every column once a run of the version that
+brought it has begun in the folder.
 
 An episode's columns have roles, and what follows from a column follows from its role alone:
 `pair` (which episode it is), `setting` (what must be equal before two methods are compared) and
@@ -46,4 +48,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parents[1] / "docs" / "results.md").write_text(page())
+    (Path(__file__).parents[1] / "docs" / "results.md").write_text(page(), encoding="utf-8")

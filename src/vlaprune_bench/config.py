@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import draccus
 import yaml
 
+from vlaprune_bench.files import expand_paths, read_text, user_path
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.types import N_TASKS, PROTOCOLS, SUITES, SceneProtocol, SimPath, UserError
@@ -162,6 +163,7 @@ class Storage:
     """none, query (a frame per policy call) or all (a frame per control step)."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         _check_choice("video", self.video, get_args(Video))
 
 
@@ -285,21 +287,27 @@ def load(path: Path) -> EvalConfig:
     return from_dict(read_yaml(path, "--config"), str(path))
 
 
+TAG_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises, besides its own, on values that do not fit their tags, as 2026-13-01."""
+
+
 def read_yaml(path: Path, flag: str) -> dict[str, Any]:
     """The mapping in a YAML file, which was the value of `flag`.
 
     Raises:
-        UserError: the file is missing or holds no mapping.
+        UserError: the file is missing, is no UTF-8 or holds no mapping.
     """
+    text = read_text(user_path(path), flag)
     try:
-        data = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except OSError as error:
-        raise UserError(f"{flag} is {path}; it cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
-        raise UserError(f"{flag} is {path}; it is not valid YAML: {line}.") from error
+        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, *TAG_ERRORS) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{flag} is {path}; it is not valid YAML: {why}.") from error
     if not isinstance(data, dict):
         raise UserError(f"{flag} is {path}; it must hold a mapping of options.")
+    for key in data:
+        if not isinstance(key, str):
+            raise UserError(f"{flag} is {path}; its key {key} must be the name of an option.")
     return data
 
 

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from vlaprune_bench.files import user_path
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Checkpoint:
         embedded = EMBEDDED.get(source, source)
         if embedded in EMBEDDED.values():
             return cls(embedded, Path(__file__).parents[1] / "checkpoints" / embedded)
-        folder = Path(source).expanduser()
+        folder = user_path(source)
         if not folder.is_dir():
             folder = _fetch(source)
         if not (folder / "config.json").is_file():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlaprune_bench.config import nearest
+from vlaprune_bench.files import expand_paths
 from vlaprune_bench.pruning import BudgetPruner, Pruner, method_class
 from vlaprune_bench.pruning.gated import Gated
 from vlaprune_bench.pruning.none import NoPruning
@@ -49,6 +50,7 @@ class ProfileConfig:
     """Folder a parquet file with a row per method and keep is added to."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         if self.shape is not None and self.checkpoint is not None:
             raise UserError(
                 f"--shape is {self.shape} and --checkpoint is {self.checkpoint}; give one of them."

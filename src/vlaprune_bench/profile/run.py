@@ -165,9 +165,7 @@ def run_rounds(
     Returns:
         The methods with their timed calls, in the order given.
     """
-    variants = []
-    for pruner in pruners:
-        variants.append(Variant(pruner, policy.start(INSTRUCTION, SEED, pruner)))
+    variants = [Variant(p, policy.start(INSTRUCTION, SEED, p)) for p in pruners]
     order = np.random.default_rng(SEED)
     for number in range(warmup + rounds):
         tick(f"round {number + 1} of {warmup + rounds}{' (warm-up)' if number < warmup else ''}")
