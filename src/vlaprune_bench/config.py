@@ -60,6 +60,10 @@ class EvalConfig:
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
+    unnorm_key: str | None = None
+    """Key of the normalisation statistics in the checkpoint; by default the suite's."""
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
     dtype: str = "auto"
@@ -108,6 +112,8 @@ class EvalConfig:
             raise UserError(f"--max-steps is {self.max_steps}; it must be at least 1.")
         if self.execute_steps is not None and self.execute_steps < 1:
             raise UserError(f"--execute-steps is {self.execute_steps}; it must be at least 1.")
+        if self.cameras not in (None, 1, 2):
+            raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
         if self.count_flops_every < 0:
             raise UserError(f"--count-flops-every is {self.count_flops_every}; 0 or more is right.")
         if self.workers != "auto" and self.workers < 0:

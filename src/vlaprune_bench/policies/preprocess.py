@@ -7,6 +7,7 @@ success rates, so each follows TensorFlow's arithmetic and is checked against it
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -108,18 +109,25 @@ def crop_weights(size: int, area: float, device: torch.device) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32)).to(device)
 
 
-def pixel_values(x_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
+def pixel_values(
+    x_NCHW: Tensor,
+    dtype: torch.dtype,
+    means: Sequence[tuple[float, ...]] = (DINO_MEAN, SIGLIP_MEAN),
+    stds: Sequence[tuple[float, ...]] = (DINO_STD, SIGLIP_STD),
+) -> Tensor:
     """Normalise for both towers.
 
     Args:
         x_NCHW: (n, 3, size, size) float32 from 0 to 255, one frame a camera.
         dtype: of the model.
+        means: of the channels in [0, 1], DINOv2's first.
+        stds: likewise.
 
     Returns:
         (1, 6 n, size, size); per camera 3 DINOv2 then 3 SigLIP channels.
     """
     towers = []
-    for mean, std in ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD)):
+    for mean, std in zip(means, stds, strict=True):
         mean_C11, std_C11 = (_channels(values, x_NCHW.device) for values in (mean, std))
         towers.append((x_NCHW / 255.0 - mean_C11) / std_C11)
     return torch.cat(towers, dim=1).flatten(0, 1)[None].to(dtype)

@@ -41,7 +41,7 @@ class Engine:
     @property
     def facts(self) -> Facts:
         info = self.policy.info
-        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype)
+        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype, info.options)
 
     def specs(self) -> list[EpisodeSpec]:
         """The episodes asked for, task by task, trials in order."""
@@ -120,7 +120,9 @@ class Engine:
     def warnings(self) -> list[str]:
         """What the reader of a row must know."""
         info = self.policy.info
-        found = []
+        found = list(info.notes)
+        if info.options != "{}":
+            found.append(f"{info.name} ran with {info.options}")
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:

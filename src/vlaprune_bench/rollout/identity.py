@@ -22,6 +22,8 @@ class Facts:
     checkpoint_hash: str
     assets_hash: str
     dtype: str
+    options: str = "{}"
+    """Of the policy's own, JSON; see `PolicyInfo.options`."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
@@ -41,7 +43,7 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
         "execute_steps": config.executed,
         "method": config.pruner.name,
         "method_options": method_options(config.pruner),
-        **asdict(facts),
+        **{k: v for k, v in asdict(facts).items() if (k, v) != ("options", "{}")},
         "attention": config.attention,
     }
 
@@ -66,7 +68,7 @@ def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:
 
 def settings(config: EvalConfig) -> dict[str, Any]:
     """The options that facts follow from, on one machine."""
-    names = ("checkpoint", "suite", "policy", "device", "dtype", "assets")
+    names = ("checkpoint", "suite", "policy", "cameras", "unnorm_key", "device", "dtype", "assets")
     return {name: getattr(config, name) for name in names}
 
 
@@ -106,7 +108,7 @@ def _stamp(folder: Path) -> str:
 
     def files() -> Iterator[tuple[str, int, int]]:
         for path in sorted(folder.iterdir()):
-            stat = path.stat()
+            stat = path.stat() if path.exists() else path.lstat()  # a link to nothing
             yield path.name, stat.st_size, stat.st_mtime_ns
 
     return digest(list(files()))

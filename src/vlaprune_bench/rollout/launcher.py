@@ -103,6 +103,8 @@ class Local:
                 protocol=PROTOCOLS[first.protocol],
                 count_every=first.count_flops_every,
                 policy=first.policy,
+                cameras=first.cameras,
+                unnorm_key=first.unnorm_key,
             ),
         )
         for cell in cells:
@@ -137,5 +139,6 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.sim.assets import resolve_assets
 
     checkpoint = Checkpoint.find(config.checkpoint, config.suite)
+    checkpoint.check_for(config.suite, config.unnorm_key)  # before assets are fetched
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
     return checkpoint, resolve_assets(config.assets, made_for)
