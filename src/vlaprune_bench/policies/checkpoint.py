@@ -28,6 +28,7 @@ from vlaprune_bench.policies.device import check_room
 from vlaprune_bench.policies.folder import (
     MODEL,
     READ,
+    claims,
     files,
     refuse_other_kinds,
     refuse_unclaimed,
@@ -126,8 +127,9 @@ class Checkpoint:
             raise UserError(
                 f"--checkpoint is {self.source}; there is no config.json in {self.folder}."
             )
-        for path in self._files(READ):
-            refuse_unreadable(path, self.source)
+        for name in names:
+            if claims(name, READ):
+                refuse_unreadable(self.folder / name, self.source)
         _ = self.config
         weights = [path.name for path in self._weight_files()]
         claimed = [name for name in READ if name != MODEL] + weights

@@ -84,7 +84,7 @@ def refuse_unclaimed(source: str, names: Iterable[str], claimed: Sequence[str]) 
     Raises:
         UserError: one is neither; the sentence names it.
     """
-    unclaimed = [name for name in names if not _matches(name, claimed) and not _harmless(name)]
+    unclaimed = [name for name in names if not claims(name, claimed) and not _harmless(name)]
     if not unclaimed:
         return
     first, more = unclaimed[0], len(unclaimed) - 1
@@ -149,7 +149,8 @@ def refuse_unreadable(path: Path, source: str) -> None:
         raise UserError(f"checkpoint {source}: {path.name} is empty (truncated).")
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def claims(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name, of the folder itself, is one of those patterns."""
     return any("/" not in name and fnmatchcase(name, pattern) for pattern in patterns)
 
 

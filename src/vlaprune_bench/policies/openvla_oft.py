@@ -63,13 +63,16 @@ class OpenVLAOFT(PrismaticVLA):
             self.head = checkpoint.load_part(head, "action_head", *place)
         self.proprio_projector: ProprioProjector | None = None
         if has_proprio:
-            key = self.info.unnorm_key
-            self.proprio_bounds = Bounds.read(self.statistics, key, "proprio", self.epsilon)
             with on_meta():
                 projector = ProprioProjector(len(self.proprio_bounds.low), width)
             self.proprio_projector = checkpoint.load_part(projector, "proprio_projector", *place)
         stop = checkpoint.config.get("text_config", {}).get("eos_token_id", STOP_TOKEN)
         self._stop_1 = torch.tensor([stop], device=self.device)
+
+    def _read_statistics(self, key: str) -> None:
+        super()._read_statistics(key)
+        if self.checkpoint.has_part("proprio_projector"):
+            self.proprio_bounds = Bounds.read(self.statistics, key, "proprio", self.epsilon)
 
     def _layout(self, n_prompt: int) -> TokenLayout:
         return TokenLayout(

@@ -85,7 +85,7 @@ class PrismaticVLA(ABC):
         key, self.statistics = checkpoint.suite_statistics(suite, unnorm_key)
         if unnorm_key not in (None, suite, f"{suite}_no_noops"):
             options["unnorm_key"] = key
-        self.action_bounds = Bounds.read(self.statistics, key, "action", self.epsilon)
+        self._read_statistics(key)
 
         check_attention(attention)
         with checkpoint.describing(), on_meta():
@@ -114,6 +114,14 @@ class PrismaticVLA(ABC):
             options=json.dumps(options, sort_keys=True),
             notes=notes,
         )
+
+    def _read_statistics(self, key: str) -> None:
+        """Take from the dataset's statistics what scales inputs and actions.
+
+        Raises:
+            UserError: it is not there, or of the wrong kind.
+        """
+        self.action_bounds = Bounds.read(self.statistics, key, "action", self.epsilon)
 
     def _choose_cameras(self, cameras: int | None) -> dict[str, Any]:
         """Set how many cameras are seen.
