@@ -104,7 +104,9 @@ def test_without_a_projector_the_state_does_not_matter_and_the_row_says_so(folde
 def test_how_many_cameras_there_may_be(folder, load):
     assert len(load().info.grids) == 2
     assert load(cameras=2).info.options == load().info.options == "{}"
-    assert load(cameras=1).info.options == '{"cameras": 1}'
+    one = load(cameras=1).info
+    assert one.options == '{"cameras": 1}'
+    assert one.name == f"{folder} (cameras 1)"
     with pytest.raises(UserError, match="--cameras is 2; openvla on LIBERO takes 1"):
         load(cameras=2, policy="openvla")
     with pytest.raises(UserError, match="--cameras is 3; LIBERO has 2"):

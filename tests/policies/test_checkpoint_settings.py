@@ -100,6 +100,7 @@ def text(**values):
         (lambda c: c.update(timm_override_act_layers=["quick_gelu", None]), "quick_gelu"),
         (lambda c: c.update(n_action_bins="256"), "n_action_bins is 256"),
         (lambda c: c.update(prompt_suffix_token_id=29871), "prompt_suffix_token_id is 29871"),
+        (lambda c: c.update(prompt_suffix_token_id=None), "prompt_suffix_token_id is 29871"),
         (lambda c: c["timm_model_kwargs"][0].update(num_heads=5), "multiple of its num_heads"),
         (lambda c: c["timm_model_kwargs"][0].update(wings=2), "no model that can be built"),
         (lambda c: c.update(vlaprune={"trained": "yes"}), "vlaprune.trained"),

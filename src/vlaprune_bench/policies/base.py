@@ -24,7 +24,7 @@ class PolicyInfo:
     policy: str
     """openvla or openvla-oft."""
     name: str
-    """Checkpoint name, folder or hub id."""
+    """Checkpoint name, folder or hub id, and the options where there are any."""
     checkpoint_hash: str
     trained: bool
     """False: an untrained checkpoint; success means nothing."""

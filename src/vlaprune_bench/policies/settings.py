@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 BOS_TOKEN = 1
 """Llama 2's `<s>`."""
+SUFFIX_TOKEN = 29871
+"""Llama 2's token of a lone space, which prompts end with in training."""
 GREEDY: dict[str, Any] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -81,7 +83,9 @@ def read_config(config: dict[str, Any], file: str = "config.json") -> dict[str, 
         )
     _own(config.get("vlaprune", {}), file)
     vocabulary = text.get("vocab_size") or 32064
-    _whole(config, "prompt_suffix_token_id", file, 0, vocabulary - 1)
+    suffix = config.get("prompt_suffix_token_id")
+    suffix = SUFFIX_TOKEN if suffix is None else suffix
+    _whole({"prompt_suffix_token_id": suffix}, "prompt_suffix_token_id", file, 0, vocabulary - 1)
     for key in ("bos_token_id", "eos_token_id"):
         _whole(text, key, f"{file}: text_config", 0, vocabulary - 1)
     _rope(text, file)

@@ -32,12 +32,11 @@ from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
 from vlaprune_bench.policies.prismatic.prefill import Prefill
 from vlaprune_bench.policies.prismatic.requests import Patches, Work, alone, compute, together
 from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.settings import SUFFIX_TOKEN
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
 from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout, UserError
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
-SUFFIX_TOKEN = 29871
-"""Llama 2's token of a lone space, which prompts end with in training."""
 
 
 class PrismaticVLA(ABC):
@@ -98,9 +97,12 @@ class PrismaticVLA(ABC):
         self.graphs: Graphs | None = None
         """Where set, calls made alone replay CUDA graphs."""
         own = config.get("vlaprune", {})
+        name = own.get("name", checkpoint.source)
+        if options:  # rows of other inputs are never compared as the same model's
+            name += f" ({', '.join(f'{key} {value}' for key, value in options.items())})"
         self.info = PolicyInfo(
             policy=self.name,
-            name=own.get("name", checkpoint.source),
+            name=name,
             checkpoint_hash=checkpoint.hash,
             trained=own.get("trained", True),
             assets=own.get("assets", "real"),

@@ -121,8 +121,6 @@ class Engine:
         """What the reader of a row must know."""
         info = self.policy.info
         found = list(info.notes)
-        if info.options != "{}":
-            found.append(f"{info.name} ran with {info.options}")
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:
