@@ -77,6 +77,10 @@ class What:
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
+    unnorm_key: str | None = None
+    """Key of the normalisation statistics in the checkpoint; by default the suite's."""
     assets: str = "auto"
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
 
@@ -98,6 +102,8 @@ class What:
         for name in ("max_steps", "execute_steps"):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
+        if self.cameras not in (None, 1, 2):
+            raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
 
     @property
     def tasks(self) -> tuple[int, ...]:

@@ -96,6 +96,8 @@ LEROBOT_PROTOCOL = replace(
     crop_area=1.0,
 )
 
+NO_OPTIONS = "{}"
+"""Options of a policy that has none of its own, JSON."""
 PROTOCOLS = {p.name: p for p in (OPENVLA_PROTOCOL, LEROBOT_PROTOCOL, OPENPI_PROTOCOL)}
 
 SimPath = Literal["fast", "reference"]
@@ -417,6 +419,9 @@ class EpisodeRow:
     )
     dtype: str = column("precision of the model", role=Role.SETTING)
     attention: str = column("attention backend", role=Role.SETTING)
+    policy_options: str = column(
+        "options of the policy's own, JSON", role=Role.SETTING, default=NO_OPTIONS
+    )
     gl_backend: str = column("renderer: egl, osmesa or glfw", role=Role.PROVENANCE)
     sim: str = column(
         "simulator path taken: fast or reference, equal bit for bit", role=Role.PROVENANCE

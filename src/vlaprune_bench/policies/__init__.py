@@ -25,6 +25,8 @@ def load_policy(
     protocol: EvalProtocol = OPENVLA_PROTOCOL,
     count_every: int = 0,
     policy: str = "auto",
+    cameras: int | None = None,
+    unnorm_key: str | None = None,
 ) -> SwappablePolicy:
     """Load a checkpoint with a pruning method.
 
@@ -43,6 +45,9 @@ def load_policy(
         policy: "openvla", "openvla-oft" or "auto": OpenVLA-OFT where the checkpoint has an
             action_head file, else OpenVLA. No file tells OpenVLA-OFT without an action head
             (discrete tokens, decoded in parallel) from OpenVLA: say "openvla-oft" for it.
+        cameras: how many an OpenVLA-OFT was trained with, which no file tells; None: two, as every
+            published LIBERO checkpoint.
+        unnorm_key: key of the normalisation statistics; None: the suite's.
 
     Raises:
         UserError: the checkpoint cannot be read, or an option does not fit it.
@@ -59,6 +64,8 @@ def load_policy(
         attention=attention,
         protocol=protocol,
         count_every=count_every,
+        cameras=cameras,
+        unnorm_key=unnorm_key,
     )
 
 
@@ -73,11 +80,6 @@ def _policy_class(checkpoint: Checkpoint, policy: str) -> type[OpenVLA] | type[O
     }
     if policy not in ("auto", *classes):
         raise UserError(f"--policy is {policy}; it must be auto, {' or '.join(classes)}.")
-    if checkpoint.has_part("noisy_action_projector"):
-        raise UserError(
-            f"checkpoint {checkpoint.source}: it has a noisy_action_projector, so its action head "
-            "is OpenVLA-OFT's diffusion head; supported are the L1 head and discrete tokens."
-        )
     if policy != "auto":
         return classes[policy]
     if checkpoint.has_part("action_head"):
@@ -87,5 +89,11 @@ def _policy_class(checkpoint: Checkpoint, policy: str) -> type[OpenVLA] | type[O
             f"checkpoint {checkpoint.source}: it has a proprio_projector but no "
             "action_head--*_checkpoint.pt; add that file, or say --policy openvla-oft if its "
             "actions are discrete tokens."
+        )
+    if checkpoint.has_oft_code:
+        raise UserError(
+            f"checkpoint {checkpoint.source}: its code or its lora_adapter folder is OpenVLA-OFT's "
+            "and there is no action_head--*_checkpoint.pt; add that file, or say --policy "
+            "openvla-oft if its actions are discrete tokens, or --policy openvla."
         )
     return OpenVLA

@@ -24,7 +24,7 @@ class PolicyInfo:
     policy: str
     """openvla or openvla-oft."""
     name: str
-    """Checkpoint name, folder or hub id."""
+    """Checkpoint name, folder or hub id, and the options where there are any."""
     checkpoint_hash: str
     trained: bool
     """False: an untrained checkpoint; success means nothing."""
@@ -42,6 +42,10 @@ class PolicyInfo:
     """Actions per call."""
     unnorm_key: str
     """Dataset whose statistics scale proprio and actions."""
+    options: str = "{}"
+    """Options of the policy's own that are not what its checkpoint says by itself, JSON."""
+    notes: tuple[str, ...] = ()
+    """What the reader of a row must know."""
 
 
 @dataclass

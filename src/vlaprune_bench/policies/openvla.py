@@ -28,7 +28,7 @@ class OpenVLA(PrismaticVLA):
     """OpenVLA with its discrete action tokens."""
 
     name = "openvla"
-    cameras = 1
+    cameras = most_cameras = 1
     chunk = 1
     causal = True
     epsilon = 0.0

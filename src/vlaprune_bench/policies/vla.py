@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,20 +32,21 @@ from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
 from vlaprune_bench.policies.prismatic.prefill import Prefill
 from vlaprune_bench.policies.prismatic.requests import Patches, Work, alone, compute, together
 from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.settings import SUFFIX_TOKEN
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
 from vlaprune_bench.pruning.decoder import ModelShape
-from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout
+from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout, UserError
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
-SUFFIX_TOKEN = 29871
-"""Llama 2's token of a lone space, which prompts end with in training."""
 
 
 class PrismaticVLA(ABC):
     """A `Policy` (see policies.base) on a Prismatic model; `load_policy` makes one."""
 
     name: ClassVar[str]
-    cameras: ClassVar[int]
+    cameras: int
+    """How many it sees, the first of LIBERO's; of the class: unless said otherwise."""
+    most_cameras: ClassVar[int]
     chunk: ClassVar[int]
     """Actions per call."""
     causal: ClassVar[bool]
@@ -64,10 +66,14 @@ class PrismaticVLA(ABC):
         protocol: EvalProtocol,
         count_every: int,
         logits: bool,
+        cameras: int | None = None,
+        unnorm_key: str | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Load the networks onto the device. Arguments and errors: see `load_policy`.
 
-        `logits` says whether the language model's token logits are needed.
+        `logits` says whether the language model's token logits are needed; `notes` become
+        `PolicyInfo.notes`.
         """
         self.checkpoint = checkpoint
         self.protocol = protocol
@@ -75,13 +81,16 @@ class PrismaticVLA(ABC):
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         config = checkpoint.config
-        unnorm_key, self.statistics = checkpoint.suite_statistics(suite)
-        self.action_bounds = Bounds.read(self.statistics, unnorm_key, "action", self.epsilon)
+        options = self._choose_cameras(cameras)
+        key, self.statistics = checkpoint.suite_statistics(suite, unnorm_key)
+        if unnorm_key not in (None, suite, f"{suite}_no_noops"):
+            options["unnorm_key"] = key
+        self._read_statistics(key)
 
-        with on_meta():
-            self.prismatic = Prismatic(
-                config, check_attention(attention), causal=self.causal, logits=logits
-            )
+        check_attention(attention)
+        with checkpoint.describing(), on_meta():
+            self.prismatic = Prismatic(config, attention, causal=self.causal, logits=logits)
+        self.normalization = checkpoint.normalization(self.prismatic.vision_backbone.image_size)
         self.pruner = pruner  # refused before anything is read
         checkpoint.load_model(
             self.prismatic, unused_tensors(config, logits), self.device, self.dtype
@@ -89,9 +98,12 @@ class PrismaticVLA(ABC):
         self.graphs: Graphs | None = None
         """Where set, calls made alone replay CUDA graphs."""
         own = config.get("vlaprune", {})
+        name = own.get("name", checkpoint.source)
+        if options:  # rows of other inputs are never compared as the same model's
+            name += f" ({', '.join(f'{key} {value}' for key, value in options.items())})"
         self.info = PolicyInfo(
             policy=self.name,
-            name=own.get("name", checkpoint.source),
+            name=name,
             checkpoint_hash=checkpoint.hash,
             trained=own.get("trained", True),
             assets=own.get("assets", "real"),
@@ -101,8 +113,42 @@ class PrismaticVLA(ABC):
             n_layers=self.prismatic.language_model.n_layers,
             grids=(self.prismatic.vision_backbone.grid,) * self.cameras,
             chunk=self.chunk,
-            unnorm_key=unnorm_key,
+            unnorm_key=key,
+            options=json.dumps(options, sort_keys=True),
+            notes=notes,
         )
+
+    def _read_statistics(self, key: str) -> None:
+        """Take from the dataset's statistics what scales inputs and actions.
+
+        Raises:
+            UserError: it is not there, or of the wrong kind.
+        """
+        self.action_bounds = Bounds.read(self.statistics, key, "action", self.epsilon)
+
+    def _choose_cameras(self, cameras: int | None) -> dict[str, Any]:
+        """Set how many cameras are seen.
+
+        Returns:
+            {"cameras": how many}, where that is not what is usual; else nothing.
+
+        Raises:
+            UserError: more than the policy takes, or not what config.json says.
+        """
+        usual = type(self).cameras
+        said = self.checkpoint.config.get("num_images_in_input")
+        if said is not None and cameras not in (None, said):
+            raise UserError(
+                f"--cameras is {cameras}; num_images_in_input in config.json is {said}."
+            )
+        flag = "--cameras" if said is None else "num_images_in_input in config.json"
+        self.cameras = said or cameras or usual
+        if self.cameras not in range(1, self.most_cameras + 1):
+            raise UserError(
+                f"{flag} is {self.cameras}; {self.name} on LIBERO takes "
+                f"{' or '.join(map(str, range(1, self.most_cameras + 1)))}."
+            )
+        return {} if self.cameras == usual or said else {"cameras": self.cameras}
 
     @property
     def pruner(self) -> Pruner:
@@ -225,7 +271,8 @@ class PrismaticVLA(ABC):
         size = self.prismatic.vision_backbone.image_size
         images = observation.images[: self.cameras]
         frames = prepare_frames(images, self.protocol, size, self.device)
-        inputs = Inputs(frames, pixel_values(frames, self.dtype), self._proprio(observation))
+        pixels = pixel_values(frames, self.dtype, self.normalization.means, self.normalization.stds)
+        inputs = Inputs(frames, pixels, self._proprio(observation))
         result = yield from self._forward(memory, memory.pruner, inputs, call.eef_poses, timer)
         timer.enter("head")
         actions = to_gripper_command(self.action_bounds.unnormalize(result.prediction.actions))

@@ -37,6 +37,8 @@ class ProfileConfig:
     history prunes, are among them."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
     dtype: str = "auto"

@@ -133,6 +133,7 @@ def load(config: ProfileConfig) -> PrismaticVLA:
         dtype=config.dtype,
         attention=config.attention,
         policy=config.policy,
+        cameras=config.cameras,
     )
     if config.cuda_graphs:
         if policy.device.type != "cuda":

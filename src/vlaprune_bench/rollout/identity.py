@@ -23,6 +23,7 @@ from vlaprune_bench.config import (
 from vlaprune_bench.types import (
     DEFAULTS,
     IDENTITY,
+    NO_OPTIONS,
     PROTOCOLS,
     EpisodeRow,
     EpisodeSpec,
@@ -41,6 +42,8 @@ class Facts:
     dtype: str
     chunk: int
     """Actions a call gives."""
+    policy_options: str = NO_OPTIONS
+    """The policy's own, JSON; see `PolicyInfo.options`."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:

@@ -100,6 +100,8 @@ class Local:
             protocol=PROTOCOLS[what.protocol],
             count_every=compute.count_flops_every,
             policy=what.policy,
+            cameras=what.cameras,
+            unnorm_key=what.unnorm_key,
         )
         for cell in cells:
             self._policy.resolve(cell.what.pruner)  # refused before the first episode
@@ -164,5 +166,6 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.sim.assets import resolve_assets
 
     checkpoint = Checkpoint.find(config.what.checkpoint, config.what.suite)
+    checkpoint.check_for(config.what.suite, config.what.unnorm_key)  # before assets are fetched
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
     return checkpoint, resolve_assets(config.what.assets, made_for)

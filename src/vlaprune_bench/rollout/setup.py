@@ -35,12 +35,19 @@ class Loaded:
     @property
     def facts(self) -> Facts:
         info = self.info
-        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype, info.chunk)
+        return Facts(
+            info.policy,
+            info.checkpoint_hash,
+            self.assets.hash,
+            info.dtype,
+            info.chunk,
+            info.options,
+        )
 
     @property
     def warnings(self) -> list[str]:
         """What the reader of a row must know."""
-        info, found = self.info, []
+        info, found = self.info, list(self.info.notes)
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:
