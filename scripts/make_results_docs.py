@@ -13,18 +13,33 @@ HEAD = """# Columns of the results
 Made by `scripts/make_results_docs.py` from `types.py`; a test keeps the two equal. A column's text
 and unit also stand in the parquet schema.
 
-A results folder holds `episode-*.parquet` (the folder itself is the table:
-`pandas.read_parquet(folder)`), `_calls/` (`vlaprune_bench.load_calls(folder)`), `_runs/` (the
-configuration and command of each run) and `_videos/`.
+A results folder holds `episode-*.parquet` (`vlaprune_bench.load_results(folder)` gives the table),
+`_calls/` (`load_calls(folder)`), `_runs/` (configuration and command of each run) and `_videos/`.
+Rows from before a column joined are read at its default. Others (`pandas.read_parquet(folder)`)
+take the columns of one file for those of all: they see every column once a run of the version that
+brought it has begun in the folder.
+
+An episode's columns have roles, and what follows from a column follows from its role alone:
+`pair` (which episode it is), `setting` (what must be equal before two methods are compared) and
+`method` are hashed to `episode_id`; a report's cell is a method in a setting, and two episodes are
+compared where their `pair` is equal. `name` names what those identify or follows from it,
+`measured` is an outcome, `provenance` is when, where and by what it was measured. Columns marked
+`scene` determine the scene an episode begins in.
 """
 
 
 def table(title: str, kind: type) -> str:
-    lines = [f"\n## {title}\n", "| column | type | unit | meaning |", "| --- | --- | --- | --- |"]
+    names = ["column", "type", "unit", *(["role"] if kind is EpisodeRow else []), "meaning"]
+    rows = [f"\n## {title}\n", _row(names), _row(["---"] * len(names))]
     for f in fields(kind):
-        kind_name = str(f.type).replace(" | None", ", null")
-        lines.append(f"| `{f.name}` | {kind_name} | {f.metadata['unit']} | {f.metadata['doc']} |")
-    return "\n".join(lines) + "\n"
+        what, about = str(f.type).replace(" | None", ", null"), f.metadata
+        role = [", ".join([about["role"], *(["scene"] * about["scene"])])] if about["role"] else []
+        rows.append(_row([f"`{f.name}`", what, about["unit"], *role, about["doc"]]))
+    return "\n".join(rows) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def page() -> str:
@@ -33,4 +48,4 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parents[1] / "docs" / "results.md").write_text(page())
+    (Path(__file__).parents[1] / "docs" / "results.md").write_text(page(), encoding="utf-8")

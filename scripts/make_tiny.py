@@ -1,4 +1,4 @@
-"""Make the embedded checkpoints: the published layouts at a thousandth of the size.
+"""Make the embedded untrained checkpoints: the published layouts at a ten-thousandth of the size.
 
     python scripts/make_tiny.py            # rewrites those in src/vlaprune_bench/checkpoints
     python scripts/make_tiny.py /some/dir

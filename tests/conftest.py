@@ -16,6 +16,17 @@ from vlaprune_bench.sim.package import cache_root
 
 SHARED = (Path(__file__).parents[1] / "../shared").resolve()
 
+TIMEOUTS = {"heavy": 7200, "smoke": 300, "slow": 300, "sim": 300}
+"""Seconds for tests of a marker, the first that fits; others have pyproject's. A hang costs that
+much, not the run; a busy machine must not fail a test."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        marker = next((name for name in TIMEOUTS if item.get_closest_marker(name)), None)
+        if marker and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TIMEOUTS[marker]))
+
 
 @pytest.fixture(scope="session")
 def real_assets() -> AssetSet:

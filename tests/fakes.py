@@ -47,7 +47,7 @@ class FakePolicy:
         self.on_call = on_call
         self.moves = moves
 
-    def fit(self, pruner):
+    def resolve(self, pruner):
         return pruner
 
     def start(self, instruction, seed, pruner, noise_seed):

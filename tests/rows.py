@@ -77,6 +77,7 @@ def episode_row(**changes: Any) -> EpisodeRow:
         "batch_size": 1,
         "workers": 1,
         "device": "cpu",
+        "threads": 1,
         "dtype": "float32",
         "attention": "sdpa",
         "gl_backend": "egl",

@@ -17,9 +17,10 @@ from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.report.cells import gather
 from vlaprune_bench.report.compare import pairs
 from vlaprune_bench.report.summary import summarise
-from vlaprune_bench.rollout.identity import draw_seed, identity, specs
+from vlaprune_bench.rollout.identity import draw_seed, facts_note, identity, known_facts, specs
 from vlaprune_bench.rollout.setup import Setup
-from vlaprune_bench.types import IDENTITY, EpisodeRow, EpisodeSpec, Role, columns
+from vlaprune_bench.store import Store
+from vlaprune_bench.types import DEFAULTS, IDENTITY, EpisodeRow, EpisodeSpec, Role, columns
 
 CONFIG = EvalConfig.of(pruner=Static(keep=0.5), task_ids=(0,), trials=1)
 OTHER = {
@@ -55,7 +56,8 @@ def changed(name):
         return CONFIG.but(**OTHER[name]), LOADED
     if name == "assets_hash":
         return CONFIG, replace(LOADED, assets=replace(LOADED.assets, hash="other"))
-    return CONFIG, replace(LOADED, info=replace(LOADED.info, **{name: "other"}))
+    field = {"policy_options": "options"}.get(name, name)
+    return CONFIG, replace(LOADED, info=replace(LOADED.info, **{field: "other"}))
 
 
 @pytest.mark.parametrize("name", IDENTITY)
@@ -93,7 +95,8 @@ def test_a_method_is_compared_with_none_of_its_own_setting_alone(name):
 def test_every_column_has_a_role_and_ids_are_made_of_three_of_them():
     assert all(isinstance(f.metadata["role"], Role) for f in fields(EpisodeRow))
     facts = LOADED.facts
-    assert set(identity(CONFIG, specs(CONFIG)[0], facts)) == set(IDENTITY)
+    joined_later = DEFAULTS[EpisodeRow].keys()
+    assert set(identity(CONFIG, specs(CONFIG)[0], facts)) == set(IDENTITY) - joined_later
 
 
 def test_ids_of_rows_already_written_stay():
@@ -101,7 +104,7 @@ def test_ids_of_rows_already_written_stay():
     path = Path(__file__).parents[1] / "results" / "tiny-table-2026-11" / "tiny-table.parquet"
     table = pd.read_parquet(path).sample(20, random_state=0)
     for row in table.to_dict("records"):
-        data = {name: row[name] for name in IDENTITY}
+        data = {name: row[name] for name in IDENTITY if name in row}
         data["method_options"] = json.loads(data["method_options"])
         assert digest(data) == row["episode_id"]
 
@@ -141,3 +144,56 @@ def test_facts_and_rows_agree():
     assert {name: row[name] for name in facts} == facts
     assert json.loads(row["method_options"]) == method_options(CONFIG.what.pruner)
     assert row["versions"] == versions()
+
+
+def damage(how):
+    """Another text for a note."""
+
+    def told(text):
+        note = json.loads(text)
+        facts = note["facts"]
+        other = {
+            "lacking": {**note, "facts": {k: facts[k] for k in list(facts)[1:]}},
+            "more": {**note, "facts": facts | {"precision": "x"}},
+            "kind": {**note, "facts": facts | {"dtype": 32}},
+            "list": [],
+            "bare": {},
+        }
+        return json.dumps(other[how]).encode()
+
+    return told
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text[:40].encode(),
+        lambda text: b"",
+        lambda text: text.encode("utf-16"),
+        *map(damage, ("lacking", "more", "kind", "list", "bare")),
+    ],
+)
+def test_a_damaged_note_is_found_out_anew(tmp_path, harm):
+    """Facts are a shortcut: without them the checkpoint is loaded and tells them."""
+    store = Store(tmp_path / "results")
+    config = CONFIG.but(output=store.folder)
+    facts = LOADED.facts
+    store.save_note(*facts_note(config, facts, tmp_path))
+    assert known_facts(store.folder, config) == facts
+    (note,) = (store.folder / "_runs").glob("facts-*.json")
+    note.write_bytes(harm(note.read_text()))
+    assert known_facts(store.folder, config) is None
+
+
+def test_a_link_that_leads_nowhere_is_no_file_of_a_checkpoint(tmp_path):
+    store, checkpoint = Store(tmp_path / "results"), tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").touch()
+    (checkpoint / "README.md").symlink_to("nowhere")
+    config = CONFIG.but(output=store.folder)
+    store.save_note(*facts_note(config, LOADED.facts, checkpoint))
+    assert known_facts(store.folder, config) == LOADED.facts
+    (checkpoint / "README.md").unlink()
+    assert known_facts(store.folder, config) == LOADED.facts
+    (checkpoint / "weights").touch()
+    assert known_facts(store.folder, config) is None

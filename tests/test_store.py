@@ -8,15 +8,25 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.rows import call_row, episode_row
-from vlaprune_bench.store import Store, holder, load_calls, load_results, schema
-from vlaprune_bench.types import CallRow, EpisodeRow, UserError
+from vlaprune_bench.store import (
+    Store,
+    copy_calls,
+    holder,
+    load_calls,
+    load_results,
+    read_episodes,
+    schema,
+)
+from vlaprune_bench.types import DEFAULTS, CallRow, EpisodeRow, Role, UserError, column
 
 CALLS = 3
 
@@ -59,10 +69,10 @@ def test_no_calls_and_nulls_keep_their_types(tmp_path):
 
 @pytest.mark.parametrize("kind", [EpisodeRow, CallRow])
 def test_every_column_says_what_it_is(kind):
-    for column in schema(kind):
-        assert column.metadata[b"doc"]
-        if column.name.endswith("_ms"):
-            assert column.metadata[b"unit"] == b"ms"
+    for field in schema(kind):
+        assert field.metadata[b"doc"]
+        if field.name.endswith("_ms"):
+            assert field.metadata[b"unit"] == b"ms"
 
 
 def test_units_survive_in_the_file(tmp_path):
@@ -78,6 +88,136 @@ def test_a_part_older_than_a_column_reads_with_null_there(tmp_path):
     row = load_results(tmp_path).iloc[0]
     assert row.episode_id == "e"
     assert pd.isna(row.scenes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterRow(EpisodeRow):
+    """Episodes of a version yet to come."""
+
+    joined_later: str = column("what was not asked before", role=Role.PROVENANCE, default="usual")
+
+
+def test_rows_from_before_a_column_have_its_default(tmp_path, monkeypatch):
+    """In our reading; and, once a run begins, to readers that take one file's columns for all."""
+    add(Store(tmp_path), "a", "c")
+    old = (tmp_path / "episode-a.parquet").read_bytes()
+    monkeypatch.setitem(DEFAULTS, EpisodeRow, {"joined_later": "usual"})
+    for module in ("parts", "read", "write"):
+        monkeypatch.setattr(f"vlaprune_bench.store.{module}.EpisodeRow", LaterRow)
+    monkeypatch.setitem(DEFAULTS, LaterRow, {"joined_later": "usual"})
+    store = Store(tmp_path)
+    row = asdict(episode_row(episode_id="d")) | {"joined_later": "asked"}
+    store.append(LaterRow(**row), [])
+    expected = {"a": "usual", "c": "usual", "d": "asked"}
+
+    def joined(rows):
+        return dict(zip(rows.episode_id, rows.joined_later, strict=True))
+
+    assert joined(load_results(tmp_path)) == expected
+    assert "joined_later" not in pd.read_parquet(tmp_path)  # why parts are brought up to date
+    with store.writing() as sentences:
+        assert sentences == []
+    assert joined(pd.read_parquet(tmp_path)) == expected
+    assert (tmp_path / "episode-a.parquet").read_bytes() != old
+    assert len(load_calls(tmp_path)) == 2 * CALLS
+
+
+def test_parts_of_a_version_yet_to_come_stay_as_they_are(tmp_path):
+    add(Store(tmp_path), "a")
+    path = tmp_path / "episode-a.parquet"
+    table = pq.read_table(path).drop_columns(["self_check"])
+    pq.write_table(table.append_column("joined_later", [["x"]]), path)
+    with Store(tmp_path).writing():
+        assert "joined_later" in pq.read_schema(path).names
+    assert pd.isna(load_results(tmp_path).self_check[0])
+
+
+def test_calls_from_before_a_column_are_merged_with_null_there(tmp_path):
+    store = Store(tmp_path, merge_at=2)
+    add(store, "a", "b")
+    path = tmp_path / "_calls" / "calls-a.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["batch_size"]), path)
+    assert store.compact() == 2
+    assert_holds(tmp_path, "ab")
+    calls = load_calls(tmp_path)
+    assert calls[calls.episode_id == "a"].batch_size.isna().all()
+    assert (calls[calls.episode_id == "b"].batch_size == 1).all()
+    copy = tmp_path / "copied" / "calls.parquet"
+    assert copy_calls(tmp_path, copy) == []
+    assert len(pd.read_parquet(copy)) == 2 * CALLS
+
+
+@pytest.mark.parametrize("columns", [None, ["episode_id", "execute_steps"]])
+def test_old_rows_of_one_action_a_call_say_that_one_was_executed(tmp_path, columns):
+    store = Store(tmp_path)
+    add(store, "a", policy="openvla", execute_steps=8)
+    add(store, "b", policy="openvla", execute_steps=1)
+    add(store, "c", policy="openvla-oft", execute_steps=8)
+    table, _ = read_episodes(tmp_path, columns)
+    assert table.column_names == (columns or schema(EpisodeRow).names)
+    found = {row["episode_id"]: row["execute_steps"] for row in table.to_pylist()}
+    assert found == {"a": 1, "b": 1, "c": 8}
+
+
+# what others put there
+
+
+def exported(folder, *names):
+    """A file of episodes under a name of its own, with its calls."""
+    store = Store(folder / "run", merge_at=len(names))
+    add(store, *names)
+    store.compact()
+    (part,) = (folder / "run").glob("*.parquet")
+    (folder / "_calls").mkdir()
+    part.rename(folder / "episodes.parquet")
+    (folder / "run" / "_calls" / part.name).rename(folder / "_calls" / "episodes.parquet")
+    return folder / "episodes.parquet"
+
+
+def test_a_file_of_episodes_and_its_folder_are_read(tmp_path):
+    file = exported(tmp_path, *"abc")
+    assert_holds(tmp_path, "abc")
+    assert_holds(file, "abc")
+    (tmp_path / "_calls" / "episodes.parquet").unlink()
+    with pytest.warns(UserWarning, match=r"_calls/episodes\.parquet is missing"):
+        assert load_calls(file).empty
+
+
+def test_what_holds_no_episodes_is_named_and_never_touched(tmp_path):
+    add(Store(tmp_path), "a")
+    table = tmp_path / "summary.parquet"
+    pd.DataFrame({"success": [1.0]}).to_parquet(table)
+    noise = tmp_path / "noise.parquet"
+    noise.write_bytes(b"noise")
+    with pytest.warns(UserWarning, match=r"(summary|noise)\.parquet"):
+        assert list(load_results(tmp_path).episode_id) == ["a"]
+    with Store(tmp_path).writing() as sentences:
+        assert sentences == []
+    assert table.exists()
+    assert noise.exists()
+
+
+def test_an_episode_in_two_files_is_refused(tmp_path):
+    file = exported(tmp_path, *"abc")
+    add(Store(tmp_path), "b")
+    with pytest.raises(UserError, match=r"episode-b\.parquet and episodes\.parquet both hold 1 e"):
+        load_results(tmp_path)
+    (tmp_path / "episode-b.parquet").unlink()
+    pq.write_table(pa.concat_tables([pq.read_table(file)] * 2), file)
+    with pytest.raises(UserError, match=r"episodes\.parquet holds an episode more than once"):
+        load_results(file)
+
+
+def test_no_run_adds_to_an_export(tmp_path):
+    exported(tmp_path, *"ab")
+    before = (tmp_path / "episodes.parquet").read_bytes()
+    with (
+        pytest.raises(UserError, match=r"it holds exported episodes \(episodes\.parquet\)"),
+        Store(tmp_path).writing(),
+    ):
+        pass
+    assert (tmp_path / "episodes.parquet").read_bytes() == before
+    assert_holds(tmp_path, "ab")
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):

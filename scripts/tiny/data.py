@@ -25,7 +25,7 @@ from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 ACTION_DIM = 7
-NUMBERS = ("task", "demo", "seed", "actions", "target_pos", "goal_pos", "holding")
+NUMBERS = ("task", "demo", "actions", "target_pos", "goal_pos", "holding")
 STATE = ("eef_pos", "eef_quat", "gripper_qpos")
 HELD_OUT = 20
 """Every so many demonstrations of a task, one is kept for the validation loss."""
@@ -48,8 +48,6 @@ class Demos:
     instruction_N: np.ndarray
     """Indices into the two lists."""
     task_N: np.ndarray
-    seed_N: np.ndarray
-    """Placement each sample was recorded on."""
     held_out_N: np.ndarray
     proprio_NP: np.ndarray
     """float32, normalised with the statistics of the sample's suite."""
@@ -138,7 +136,6 @@ def load_demos(
         suite_N=np.searchsorted(names, suite_N),
         instruction_N=np.searchsorted(texts, instruction_N),
         task_N=a["task"],
-        seed_N=a["seed"],
         held_out_N=a["demo"] % HELD_OUT == HELD_OUT - 1,
         proprio_NP=proprio_NP.astype(np.float32),
         actions_NA=scaled_NA.astype(np.float32),

@@ -1,4 +1,4 @@
-"""How a checkpoint does on placements that neither demonstrations nor the benchmark use."""
+"""Success of a checkpoint on placements that neither demonstrations nor the benchmark use."""
 
 from __future__ import annotations
 

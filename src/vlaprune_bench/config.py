@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 import draccus
 import yaml
 
+from vlaprune_bench.files import expand_paths, read_text, user_path
 from vlaprune_bench.policies import POLICIES
 from vlaprune_bench.policies.declared import declared_protocol
 from vlaprune_bench.pruning import Pruner, method_class
@@ -61,7 +62,7 @@ simulator."""
 
 @dataclass(frozen=True)
 class What:
-    """What is run."""
+    """What is run: suite, method, episodes, protocol, checkpoint, assets."""
 
     suite: str = "libero_spatial"
     """libero_spatial, libero_object, libero_goal, libero_10 or libero_90."""
@@ -90,6 +91,11 @@ class What:
     """openvla, openvla-oft, pi0, pi05, smolvla, or auto: what the checkpoint's files say."""
     policy_options: tuple[str, ...] = ()
     """Options of the policy's own, each key=value: see docs/policies.md."""
+    """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
+    unnorm_key: str | None = None
+    """Key of the normalisation statistics in the checkpoint; by default the suite's."""
     assets: str = "auto"
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
 
@@ -111,6 +117,8 @@ class What:
         for name in ("max_steps", "execute_steps"):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
+        if self.cameras not in (None, 1, 2):
+            raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
 
     @property
     def tasks(self) -> tuple[int, ...]:
@@ -132,7 +140,7 @@ class What:
 
 @dataclass(frozen=True)
 class Compute:
-    """On what it is computed."""
+    """How it is computed: device, precision, simulator, workers."""
 
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
@@ -140,6 +148,9 @@ class Compute:
     """float32, bfloat16, float16 or auto (bfloat16 on CUDA, float32 on CPU)."""
     attention: str = "sdpa"
     """Attention backend of the language model: sdpa or eager."""
+    threads: int | Literal["auto"] = field(default="auto", metadata=PACE)
+    """CPU threads of the model, or auto: one for a small model, else the cores that simulators
+    leave (OMP_NUM_THREADS, where it is set)."""
     count_flops_every: int = 0
     """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
     sim: SimPath = field(default="fast", metadata=PACE)
@@ -158,6 +169,8 @@ class Compute:
         _check_least("count_flops_every", self.count_flops_every, 0)
         if self.workers != "auto" and self.workers < 0:
             raise UserError(f"--workers is {self.workers}; it must be auto, or 0 or more.")
+        if self.threads != "auto" and self.threads < 1:
+            raise UserError(f"--threads is {self.threads}; it must be auto, or 1 or more.")
         _check_least("batch", self.batch, 1)
         if self.episode_timeout <= 0:
             raise UserError(f"--episode-timeout is {self.episode_timeout}; give seconds above 0.")
@@ -165,7 +178,7 @@ class Compute:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where results go."""
+    """Where results go: folder and videos."""
 
     output: Path = field(default=Path("results/runs"), metadata=PACE)
     """Folder of parquet the rows are added to; episodes it already holds are not run again."""
@@ -173,12 +186,13 @@ class Storage:
     """none, query (a frame per policy call) or all (a frame per control step)."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         _check_choice("video", self.video, get_args(Video))
 
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where rows are mirrored."""
+    """Where rows are mirrored: Weights & Biases."""
 
     wandb: bool = field(default=False, metadata=PACE)
     """Mirror episode rows to Weights & Biases."""
@@ -296,21 +310,27 @@ def load(path: Path) -> EvalConfig:
     return from_dict(read_yaml(path, "--config"), str(path))
 
 
+TAG_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises, besides its own, on values that do not fit their tags, as 2026-13-01."""
+
+
 def read_yaml(path: Path, flag: str) -> dict[str, Any]:
     """The mapping in a YAML file, which was the value of `flag`.
 
     Raises:
-        UserError: the file is missing or holds no mapping.
+        UserError: the file is missing, is no UTF-8 or holds no mapping.
     """
+    text = read_text(user_path(path), flag)
     try:
-        data = yaml.load(path.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except OSError as error:
-        raise UserError(f"{flag} is {path}; it cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
-        raise UserError(f"{flag} is {path}; it is not valid YAML: {line}.") from error
+        data = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, *TAG_ERRORS) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{flag} is {path}; it is not valid YAML: {why}.") from error
     if not isinstance(data, dict):
         raise UserError(f"{flag} is {path}; it must hold a mapping of options.")
+    for key in data:
+        if not isinstance(key, str):
+            raise UserError(f"{flag} is {path}; its key {key} must be the name of an option.")
     return data
 
 

@@ -116,10 +116,10 @@ LEROBOT_PROTOCOL = replace(
     state_dtype="float32",
 )
 
-PROTOCOLS = {p.name: p for p in (OPENVLA_PROTOCOL, LEROBOT_PROTOCOL, OPENPI_PROTOCOL)}
-
 NO_OPTIONS = "{}"
 """Options of a policy that has none of its own, JSON."""
+PROTOCOLS = {p.name: p for p in (OPENVLA_PROTOCOL, LEROBOT_PROTOCOL, OPENPI_PROTOCOL)}
+
 SimPath = Literal["fast", "reference"]
 """How the simulator is stepped: by a path of our own, or by robosuite's loop. Equal bit for bit."""
 SceneProtocol = Literal["reference", "fresh"]
@@ -365,7 +365,11 @@ class CallMeasures:
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
     )
     llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
-    total_flops: int = column("2 x MAC of everything the call executed", "FLOP")
+    total_flops: int = column(
+        "2 x MAC of everything the networks and the method executed; preparing frames (resizing, "
+        "JPEG) is not counted",
+        "FLOP",
+    )
     scoring_flops: int = column("part of total_flops spent on scoring and probe layers", "FLOP")
     counted_flops: int | None = column(
         "reading of torch.utils.flop_counter; null: this call was not sampled", "FLOP"
@@ -401,7 +405,10 @@ class CallRow(CallMeasures):
     episode_id: str = column("the episode this call belongs to")
     call: int = column("index of the call within its episode, from 0")
     step: int = column("control steps executed before this call", "steps")
-    warmup: bool = column("a first call of this process or shape: left out of latency statistics")
+    warmup: bool = column(
+        "first call of its method, batch size and sequence lengths in the server's process: left "
+        "out of latency statistics"
+    )
     eef_displacement: float | None = column(
         "path of the end effector while this call's actions were executed: distances between its "
         "positions after successive control steps, summed; null: a row from before this column",
@@ -417,9 +424,7 @@ class EpisodeRow:
     episode_id: str = column(
         "hash of what the episode is, never of when or where it ran", role=Role.NAME
     )
-    run_id: str = column(
-        "hash of the configuration without output paths and tracking", role=Role.PROVENANCE
-    )
+    run_id: str = column("hash of the options that can change a result", role=Role.PROVENANCE)
     suite: str = column("LIBERO suite", role=Role.PAIR, scene=True)
     task: int = column("task index within the suite, from 0", role=Role.PAIR, scene=True)
     task_name: str = column("LIBERO's name of the task", role=Role.NAME)
@@ -496,6 +501,11 @@ class EpisodeRow:
         "simulator processes beside the policy's; 0: in its own process", role=Role.PROVENANCE
     )
     device: str = column("device of the model, with its name", role=Role.PROVENANCE)
+    threads: int | None = column(
+        "CPU threads of the model; null: a row from before this column",
+        role=Role.PROVENANCE,
+        default=None,
+    )
     dtype: str = column("precision of the model", role=Role.SETTING)
     attention: str = column("attention backend", role=Role.SETTING)
     policy_options: str = column(

@@ -1,9 +1,11 @@
 """vlaprune-report from the command line."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 
 from tests.report.synthetic import cell, write
 from vlaprune_bench.cli.report import run
+from vlaprune_bench.store import load_calls, load_results
 from vlaprune_bench.types import UserError
 from vlaprune_bench.video import VideoWriter
 
@@ -73,6 +76,94 @@ def test_export_is_one_file_with_a_card(folder, tmp_path, capsys):
     with pytest.raises(UserError, match="is there already"):
         run(["export", str(folder), str(file)])
     run(["export", str(folder), str(file), "--force"])
+
+
+def printed(capsys, *argv):
+    run([*map(str, argv), "--format", "csv"])
+    return capsys.readouterr()
+
+
+def test_an_export_reports_as_the_folder_does(folder, tmp_path, capsys):
+    run_id = load_results(folder).run_id[0]
+    config = folder / "_runs" / f"{run_id}.yaml"
+    config.write_text("# vlaprune-eval\nsuite: libero_spatial\ntrials: 8\ntask_ids: [0, 1]\n")
+    expected, warned = printed(capsys, folder)
+    config_text = config.read_text()
+    run(["export", str(folder), str(tmp_path / "data" / "e.parquet")])
+    config.unlink()
+    capsys.readouterr()
+    for place in (tmp_path / "data", tmp_path / "data" / "e.parquet"):
+        assert printed(capsys, place) == (expected, warned)
+        assert len(load_results(place)) == 24
+    calls = [load_calls(place).sort_values(["episode_id", "call"]) for place in (folder, place)]
+    assert len(calls[0])
+    pd.testing.assert_frame_equal(*(c.reset_index(drop=True) for c in calls))
+    assert (tmp_path / "data" / "_runs" / config.name).read_text() == config_text
+    card = (tmp_path / "data" / "README.md").read_text()
+    assert "{config_name: calls, data_files: _calls/e.parquet}" in card
+    assert "| `tokens_per_layer` |" in card
+    assert "Videos are left out" in card
+
+
+def test_an_export_says_that_calls_are_left_out(folder, tmp_path, capsys):
+    file = tmp_path / "e.parquet"
+    pd.read_parquet(folder).to_parquet(file)
+    run(["export", str(file), str(tmp_path / "again" / "e.parquet")])
+    assert "_calls/e.parquet is missing: left out" in " ".join(capsys.readouterr().out.split())
+    assert "calls are left out" in (tmp_path / "again" / "README.md").read_text()
+    assert not (tmp_path / "again" / "_calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("{folder}/all.parquet", "merged-000000000000.parquet beside it holds the same episodes"),
+        ("{tmp}/episodes", "must end in .parquet"),
+        ("{tmp}/_episodes.parquet", "not begin with"),
+        ("{tmp}/episode-1.parquet", "not begin with"),
+    ],
+)
+def test_an_export_that_would_be_misread_is_refused(folder, tmp_path, name, sentence):
+    with pytest.raises(UserError, match=sentence):
+        run(["export", str(folder), name.format(folder=folder, tmp=tmp_path)])
+    assert len(load_results(folder)) == 24
+
+
+SHIPPED = Path(__file__).parents[2] / "results" / "tiny-table-2026-11"
+
+
+def test_the_table_we_publish_is_read(capsys):
+    table, _ = printed(capsys, SHIPPED, "--table", "success")
+    assert len(table.splitlines()) == 17
+    card = (SHIPPED / "README.md").read_text()
+    for row in csv.DictReader(table.splitlines()):
+        keep = row["keep"] or "–"
+        rates = (f"{100 * float(row[name]):.1f} [" for name in ("libero_spatial", "libero_object"))
+        line = f"| {row['method']} | {keep} | "
+        assert any(
+            text.startswith(line) and all(rate in text for rate in rates)
+            for text in card.splitlines()
+        )
+    assert len(load_results(SHIPPED)) == 3200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"suite: \xff",
+        b"suite: [",
+        b"suite: nowhere",
+        b"suite: libero_goal\ntrials: x",
+        b"suite: libero_goal\ntask_ids: 3",
+    ],
+)
+def test_a_damaged_configuration_is_named_and_left_out(tmp_path, capsys, text):
+    rng = np.random.default_rng(0)
+    own = write(tmp_path, cell("none", None, 0.9, rng, tasks=1, trials=3), rng)
+    (own / "_runs" / "abc.yaml").write_bytes(text)
+    out, err = printed(capsys, own)
+    assert "none" in out
+    assert "abc.yaml cannot be read" in " ".join(err.split())
 
 
 def test_a_damaged_file_is_named_and_left_out(folder, tmp_path, capsys):

@@ -35,7 +35,8 @@ def test_the_exit_code_says_which(monkeypatch, capsys, levels, code):
 
 
 @pytest.mark.parametrize(
-    "error", [UserError("no renderer."), ImportError("no torch"), OSError("no disk")]
+    "error",
+    [UserError("no renderer."), ImportError("no torch"), OSError("no disk"), AssertionError("EGL")],
 )
 def test_a_check_that_cannot_go_on_is_a_problem(capsys, error):
     def check():

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from vlaprune_bench.experts.motion import funnel, steer, turn
-from vlaprune_bench.experts.solve import solve
-from vlaprune_bench.experts.world import DEMO_SEED, SampledTask
+from vlaprune_bench.experts.tasks import make_expert
+from vlaprune_bench.experts.world import DEMO_SEED, SampledTask, World
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.tasks import get_task, load_init_states
@@ -28,6 +28,18 @@ LEAST = {"libero_spatial": 0.95, "libero_object": 0.95, "libero_goal": 0.90}
 @pytest.fixture(scope="session")
 def lite() -> AssetSet:
     return resolve_assets("lite", "lite")
+
+
+def solve(task: LiberoTask, trial: int) -> int | None:
+    """Control steps until the task's predicate is true, or None where the budget ends first."""
+    task.reset(trial)
+    world = World(task)
+    expert = make_expert(task.suite, task.task, world)
+    for step in range(task.budget):
+        _, success = task.step(expert.act(world).clip(-1.0, 1.0), look=False)
+        if success:
+            return step + 1
+    return None
 
 
 def test_steering_keeps_its_direction_within_the_limit():

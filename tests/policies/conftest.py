@@ -1,4 +1,4 @@
-"""Golden data (the subset beside the tests, and the full set where there is one) and helpers."""
+"""Golden data (see data/golden/README.md) and helpers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from vlaprune_bench.policies.call_data import Inputs
 from vlaprune_bench.pruning.base import Pruner, Selection
 from vlaprune_bench.types import Observation
 
-TESTS = Path(__file__).parents[1]
-GOLDEN = {
-    "subset": TESTS / "data" / "golden",
-    "shared": TESTS.parents[1] / "shared" / "golden",
-}
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
 class Keep(Pruner):
@@ -46,25 +42,9 @@ def keep():
     return Keep
 
 
-@pytest.fixture(params=GOLDEN)
-def golden(request) -> Path:
-    if not GOLDEN[request.param].is_dir():
-        pytest.skip(f"the full golden set is not at {GOLDEN[request.param]}")
-    return GOLDEN[request.param]
-
-
 @pytest.fixture
-def shared_golden() -> Path:
-    """The full golden set."""
-    if not GOLDEN["shared"].is_dir():
-        pytest.skip(f"the full golden set is not at {GOLDEN['shared']}")
-    return GOLDEN["shared"]
-
-
-@pytest.fixture
-def golden_checkpoint() -> Path:
-    """The small golden checkpoint that every clone has."""
-    return GOLDEN["subset"] / "ckpt-oft-tiny"
+def golden() -> Path:
+    return GOLDEN
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
 
 from vlaprune_bench.policies.preprocess import (
     center_crop,
@@ -14,6 +13,7 @@ from vlaprune_bench.policies.preprocess import (
     jpeg_round_trip,
     pixel_values,
     prepare_frames,
+    resample,
     resize,
     resize_weights,
 )
@@ -24,10 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def frames(golden):
-    if (golden / "preprocess.npz").is_file():
-        tensors = dict(np.load(golden / "preprocess.npz"))
-    else:
-        tensors = load_file(golden / "preprocess.safetensors")
+    tensors = np.load(golden / "preprocess.npz")
     numbers = sorted({name.partition(".")[0] for name in tensors})
     steps = ("frame", "after_jpeg", "resized_224", "center_cropped")
     return [{step: tensors[f"{n}.{step}"] for step in steps} for n in numbers]
@@ -101,6 +98,18 @@ def test_weights_are_averages():
     # the outermost samples lie (1 - sqrt(0.9)) / 2 of the way in
     edge = crop_weights(224, 0.9, CPU)[0] @ torch.arange(224.0)
     assert edge.item() == pytest.approx((1 - 0.9**0.5) / 2 * 223, abs=1e-4)
+
+
+@pytest.mark.parametrize("source", [128, 224, 256, 300, 512])
+@pytest.mark.parametrize("kernel", ["lanczos3", "bilinear"])
+def test_leaving_zeros_out_changes_no_bit(source, kernel):
+    """A product of the whole matrices adds up the same terms, in the same order."""
+    random = np.random.default_rng(source)
+    smooth = np.add.outer(np.arange(source), np.arange(source)) % 256  # sums that end in one half
+    noise = random.integers(0, 256, (5, source, source))
+    x = torch.from_numpy(np.stack([smooth, *noise])).float().view(2, 3, source, source)
+    for weights in (resize_weights(source, 224, kernel, CPU), crop_weights(source, 0.9, CPU)):
+        assert torch.equal(resample(weights, x, weights), weights @ x @ weights.T)
 
 
 def test_channels_are_dino_then_siglip():

@@ -100,6 +100,6 @@ def test_a_checkpoints_hash_tells_shapes_apart():
 
 
 def test_a_device_without_room_is_refused_before_anything_is_made(monkeypatch):
-    monkeypatch.setattr("os.sysconf", lambda name: {"SC_AVPHYS_PAGES": 1000}.get(name, 4096))
+    monkeypatch.setattr("vlaprune_bench.policies.device.available_mib", lambda: 4000)
     with pytest.raises(UserError, match=r"--shape is openvla-7b; its weights take 30\.0 GB"):
         load_policy(SHAPES["openvla-7b"], Static(), suite="random", device="cpu", dtype="float32")

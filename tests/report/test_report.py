@@ -14,7 +14,7 @@ from vlaprune_bench.report.cells import gather
 from vlaprune_bench.report.charts import charts
 from vlaprune_bench.report.compare import discordant_table, pairs
 from vlaprune_bench.report.page import page
-from vlaprune_bench.types import UserError
+from vlaprune_bench.types import Role, UserError, columns
 
 ALL = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 
@@ -107,6 +107,57 @@ def test_different_scenes_settings_and_lone_cells_are_told(rng):
     assert "mixed precisions: bfloat16, float32" in text
     assert "mixed devices: H100, cpu" in text
     assert made.overview.success.columns[0].key == "dtype"
+
+
+@pytest.mark.parametrize("column", columns(Role.PROVENANCE))
+def test_every_difference_of_provenance_is_told_or_said_elsewhere(rng, column):
+    one = cell("none", None, 0.9, rng, tasks=1, trials=3)
+    two = cell("static", 0.5, 0.9, rng, tasks=1, trials=3)
+    told = report(one, two).warnings
+    values = {"batch_size": 4, "versions": '{"torch": "9.9"}', "self_check": None}
+    two[column] = [values.get(column, 99 if column == "workers" else "other")] * len(two)
+    if column in ("versions", "git_revision"):
+        one[column] = '{"torch": "1.1"}'
+    more = set(report(one, two).warnings) - set(told)
+    if column not in ("run_id", "started_at"):
+        assert more, column
+
+
+def test_pairs_that_began_unlike_are_told(rng):
+    none = cell("none", None, 0.9, rng, tasks=2, trials=5)
+    other = cell("adp", 0.5, 0.9, rng, tasks=2, trials=5, frames_hash="other")
+    other.loc[:2, "instruction"] = "put it down"
+    other.loc[:3, "scene_hash"] = "elsewhere"
+    text = "\n".join(report(none, other).warnings)
+    assert "adp 0.5: 4 of 10 pairs began in different scenes" in text
+    assert "adp 0.5: 6 of 10 pairs saw other first frames of the same scene" in text
+    assert "adp 0.5: 3 of 10 pairs had another instruction" in text
+    same = "\n".join(report(none, cell("adp", 0.5, 0.9, rng, tasks=2, trials=5)).warnings)
+    assert "pairs" not in same
+
+
+def test_a_method_that_never_pruned_is_told(rng):
+    none = cell("none", None, 0.9, rng, suites=ALL[:2], tasks=1, trials=3)
+    idle = cell("vla-cache", None, 0.9, rng, suites=ALL[:2], tasks=1, trials=3)
+    once = cell("adp", 0.5, 0.9, rng, suites=ALL[:2], tasks=1, trials=3)
+    once.loc[once.suite == ALL[0], "pruned_call_fraction"] = 0.0
+    told = [w for w in report(none, idle, once).warnings if "pruned" in w]
+    assert sorted(told) == [
+        "adp 0.5: not one call in libero_spatial was pruned: it ran as none does",
+        "vla-cache: not one call was pruned: it ran as none does",
+    ]
+    once.loc[0, "pruned_call_fraction"] = 0.1
+    assert not any("adp" in w for w in report(none, once).warnings)
+
+
+def test_old_and_new_rows_of_one_action_a_call_are_one_cell(rng, tmp_path):
+    old = cell("none", None, 0.9, rng, tasks=1, trials=3, policy="openvla", execute_steps=8)
+    new = cell("none", None, 0.9, rng, tasks=1, trials=3, policy="openvla", execute_steps=1)
+    new["trial"] += 3
+    made = load(write(tmp_path, pd.concat([old, new], ignore_index=True)))
+    (row,) = made.overview.success.rows
+    assert (row["episodes"], row["execute_steps"]) == (6, "1")
+    assert ", 1," not in made.overview.shared
 
 
 def test_one_checkpoint_per_suite_is_one_cell_two_of_one_suite_are_two(rng):

@@ -27,3 +27,6 @@ def run(argv: list[str]) -> None:
 
 
 main = command(run)
+
+if __name__ == "__main__":
+    main()

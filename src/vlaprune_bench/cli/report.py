@@ -17,6 +17,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,7 @@ import tyro
 
 from vlaprune_bench.cli import command
 from vlaprune_bench.config import nearest
+from vlaprune_bench.files import expand_paths
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class ReportOptions:
     """What to make of a results folder."""
 
     results: Annotated[Path, tyro.conf.Positional]
-    """A folder that vlaprune-eval or vlaprune-sweep wrote."""
+    """A folder that vlaprune-eval, vlaprune-sweep or `export` wrote, or a file of `export`."""
     html: Path | None = None
     """Write one self-contained page there."""
     plots: Path | None = None
@@ -55,6 +57,7 @@ class ReportOptions:
     """How much lower than none's a success rate may be and count as not inferior, 0 to 1."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         check_format(self.format)
         if not 0 < self.margin < 1:
             raise UserError(f"--margin is {self.margin}; it must lie between 0 and 1 (0.05: 5 %).")
@@ -75,7 +78,7 @@ class PublishedOptions:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write all episodes to one parquet file, with a dataset card beside it."""
+    """Write all episodes to one parquet file, with their calls and a dataset card beside it."""
 
     results: Annotated[Path, tyro.conf.Positional]
     """A folder that vlaprune-eval or vlaprune-sweep wrote."""
@@ -83,6 +86,9 @@ class ExportOptions:
     """The parquet file to write; the card is README.md in its folder."""
     force: bool = False
     """Overwrite files that are there."""
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class VideoOptions:
     """Where to write; by default the folder's _videos/pairs."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         if self.only not in ONLY:
             raise UserError(f"--only is {self.only}{nearest(self.only, ONLY)}.")
 
@@ -151,22 +158,24 @@ def print_tables(tables: list[Table], form: str, only: tuple[str, ...]) -> None:
     """Print some tables, or all."""
     from vlaprune_bench.report.table import latex, markdown, terminal, to_csv
 
-    known = [table.name for table in tables]
+    known = {table.name: table for table in tables}
     for name in only:
         if name not in known:
             raise UserError(f"--table has {name}{nearest(name, known)}.")
-    chosen = [table for table in tables if table.name in only or not only]
-    if form == "terminal":
-        width = shutil.get_terminal_size().columns
-        print("\n".join(terminal(table, width) for table in chosen))
-    elif form == "csv":
-        for table in chosen:
-            if len(chosen) > 1:
-                print(f"# {table.name}: {table.title}")
-            print(to_csv(table), end="\n" if len(chosen) > 1 else "")
+    chosen = [known[name] for name in known if name in only or not only]
+    width = shutil.get_terminal_size().columns
+    write: dict[str, Callable[[Table], str]] = {
+        "terminal": partial(terminal, width=width),
+        "markdown": markdown,
+        "latex": latex,
+    }
+    if form != "csv":
+        print("\n".join(map(write[form], chosen)))
+    elif len(chosen) == 1:
+        print(to_csv(chosen[0]), end="")  # a plain file
     else:
-        write = markdown if form == "markdown" else latex
-        print("\n".join(write(table) for table in chosen))
+        for table in chosen:
+            print(f"# {table.name}: {table.title}\n{to_csv(table)}")
 
 
 def _warn(sentences: list[str], form: str) -> None:
@@ -191,8 +200,12 @@ def export(options: ExportOptions) -> None:
     from vlaprune_bench.report.build import load
     from vlaprune_bench.report.export import export
 
-    card = export(load(options.results), options.file, options.force)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        report = load(options.results)
+        card = export(report, options.file, options.force)
     print(f"wrote {options.file} and {card}")
+    _warn(_sentences(caught), "terminal")
 
 
 def videos(options: VideoOptions) -> None:
@@ -225,3 +238,6 @@ def run(argv: list[str]) -> None:
 
 
 main = command(run)
+
+if __name__ == "__main__":
+    main()

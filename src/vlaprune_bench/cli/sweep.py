@@ -20,6 +20,7 @@ import tyro
 
 from vlaprune_bench.cli import command
 from vlaprune_bench.config import OPTIONS, EvalConfig, nearest, to_dict
+from vlaprune_bench.files import expand_paths
 from vlaprune_bench.pruning import load_plugin
 from vlaprune_bench.types import UserError
 
@@ -45,6 +46,9 @@ class SweepOptions:
     """Where episodes run: on this machine, or on a Ray cluster."""
     address: str | None = None
     """The Ray cluster's: auto (of this node), HOST:PORT, or local (this machine alone)."""
+
+    def __post_init__(self) -> None:
+        expand_paths(self)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""What vlaprune-doctor looks at."""
+"""Checks of a machine, for vlaprune-doctor."""

@@ -78,7 +78,7 @@ def _report(name: str, check: Callable[[], Iterator[Finding]]) -> list[Finding]:
             show(finding)
     except UserError as error:
         show(Finding("problem", str(error)))
-    except (ImportError, OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - it is shown, and the other checks go on
         text = " ".join(str(error).split())
         show(Finding("problem", f"{type(error).__name__}: {text}", "make setup"))
     return found

@@ -60,4 +60,4 @@ def known_frames() -> dict[str, Any]:
     Made by `scripts/make_known_frames.py` under the pinned MuJoCo.
     """
     path = files("vlaprune_bench.doctor") / "known_frames.json"
-    return dict(json.loads(path.read_text()))
+    return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Drawers and knobs, and one thing after another."""
+"""Experts for drawers and knobs, and experts in sequence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from vlaprune_bench.experts.motion import CLOSE, steer
 from vlaprune_bench.experts.skills import Expert, Grasping, Grip
 from vlaprune_bench.experts.world import World
 
-STALL_STEPS = 12
 YAW = 0.1
 """Rotation action while a knob is turned (0.05 rad)."""
 
@@ -21,8 +20,7 @@ class Pull(Grasping):
     def __init__(self, world: World, grip: Grip, by: float, home: np.ndarray) -> None:
         """Pull a site of the drawer `by` metres from where it is now."""
         super().__init__(world, grip, home)
-        self._start, self._by = self.target, by
-        self.place = self._start + by * self._back
+        self.place = self.target + by * self._back
 
     def _move(self, world: World) -> np.ndarray:
         self.holding = True

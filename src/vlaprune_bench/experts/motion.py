@@ -1,4 +1,4 @@
-"""From where the hand is and should be to an action of the OSC_POSE controller."""
+"""Actions of the OSC_POSE controller, from where the hand is and where it should be."""
 
 from __future__ import annotations
 

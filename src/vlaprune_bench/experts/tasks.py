@@ -1,4 +1,4 @@
-"""What each task needs said about it: where to grip, on which side, how to turn the hand."""
+"""Tasks as their experts need them told: where to grip, on which side, how to turn the hand."""
 
 from __future__ import annotations
 

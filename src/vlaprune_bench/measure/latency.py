@@ -37,7 +37,7 @@ class StageTimer:
         self._borders = [self._border()]
 
     def _border(self) -> Any:
-        """Now: an event on CUDA, else seconds."""
+        """The time: an event on CUDA, else seconds."""
         if self._device.type != "cuda":
             return perf_counter()
         import torch

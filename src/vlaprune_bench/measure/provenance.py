@@ -6,32 +6,49 @@ import json
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = (
-    "vlaprune-bench",
-    "torch",
-    "transformers",
-    "mujoco",
-    "robosuite",
-    "hf-libero",
-    "numpy",
-    "pillow",
-    "simplejpeg",
-)
+MODULES = {
+    "vlaprune-bench": "vlaprune_bench",
+    "torch": "torch",
+    "transformers": "transformers",
+    "mujoco": "mujoco",
+    "robosuite": "robosuite",
+    "hf-libero": "libero",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "simplejpeg": "simplejpeg",
+}
+"""Packages whose version can move a result, and what is imported of them."""
 
 
 @cache
 def versions() -> str:
-    """Versions of what can move a result, JSON; null: not installed as a package."""
+    """Versions of what can move a result, JSON; null: not installed as a package.
+
+    Where another package of the same import name comes first on the path, its folder is named.
+    """
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package, module in MODULES.items():
         try:
-            found[package] = version(package)
+            found[package] = _version(package, module)
         except PackageNotFoundError:
             found[package] = None
     return json.dumps(found)
+
+
+def _version(package: str, module: str) -> str:
+    installed = distribution(package)
+    spec = find_spec(module)
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    files = {installed.locate_file(file) for file in installed.files or ()}
+    ours = folder is None or any(Path(str(file)).is_relative_to(folder) for file in files)
+    # an editable installation has no files of its own at that place
+    if ours or package == "vlaprune-bench":
+        return installed.version
+    return f"{installed.version}, but {folder} is imported"
 
 
 @cache

@@ -52,6 +52,8 @@ def load_policy(
     protocol: EvalProtocol = OPENVLA_PROTOCOL,
     count_every: int = 0,
     policy: str = "auto",
+    cameras: int | None = None,
+    unnorm_key: str | None = None,
     options: Sequence[str] = (),
 ) -> SwappablePolicy:
     """Load a checkpoint with a pruning method.
@@ -71,6 +73,9 @@ def load_policy(
         policy: a name of `POLICIES`, or "auto": what the checkpoint's files say. No file tells
             OpenVLA-OFT without an action head (discrete tokens, decoded in parallel) from OpenVLA:
             say "openvla-oft" for it.
+        cameras: how many an OpenVLA-OFT was trained with, which no file tells; None: two, as every
+            published LIBERO checkpoint.
+        unnorm_key: key of the normalisation statistics; None: the suite's.
         options: of the policy's own, each "key=value".
 
     Raises:
@@ -89,6 +94,8 @@ def load_policy(
         attention=attention,
         protocol=protocol,
         count_every=count_every,
+        cameras=cameras,
+        unnorm_key=unnorm_key,
         **cls.read_options(options),
     )
 

@@ -24,7 +24,7 @@ class PolicyInfo:
     policy: str
     """A name of `POLICIES`."""
     name: str
-    """Checkpoint name, folder or hub id."""
+    """Checkpoint name, folder or hub id, and the options where there are any."""
     checkpoint_hash: str
     trained: bool
     """False: an untrained checkpoint; success means nothing."""
@@ -45,7 +45,9 @@ class PolicyInfo:
     action_steps: int = 0
     """Actions of a chunk that the checkpoint says to execute; 0: it does not say."""
     options: str = NO_OPTIONS
-    """Options of the policy's own, JSON."""
+    """Options of the policy's own that are not what its checkpoint says by itself, JSON."""
+    notes: tuple[str, ...] = ()
+    """What the reader of a row must know."""
 
 
 @dataclass
@@ -143,7 +145,7 @@ class Policy(Protocol):
 class SwappablePolicy(Policy, Protocol):
     """A policy whose episodes may have different methods."""
 
-    def fit(self, pruner: Pruner) -> Pruner:
+    def resolve(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it.
 
         Raises:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,9 +20,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlaprune_bench.policies.checkpoint import Checkpoint, ready
+from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.device import check_room
 from vlaprune_bench.policies.prismatic.vision import TOWERS
-from vlaprune_bench.types import UserError
+from vlaprune_bench.policies.settings import Normalization
+from vlaprune_bench.policies.weights import ready
 
 M = TypeVar("M", bound=nn.Module)
 SEED = 0
@@ -75,6 +76,15 @@ class RandomCheckpoint(Checkpoint):
         """Ranges of one made-up dataset."""
         return {"random": STATISTICS}
 
+    def normalization(self, size: int) -> Normalization:
+        """The published one."""
+        return Normalization()
+
+    @property
+    def has_oft_code(self) -> bool:
+        """No file comes with a shape."""
+        return False
+
     @cached_property
     def hash(self) -> str:
         """sha256 (16 hex digits) over shape and seed."""
@@ -101,16 +111,24 @@ class RandomCheckpoint(Checkpoint):
         Raises:
             UserError: the device has no room for them.
         """
-        wanted = sum(t.numel() for t in module.state_dict().values()) * dtype.itemsize
-        check_room(self.source, wanted, device)
+        check_room(f"--shape is {self.source}", module, device, dtype)
         return draw(module, device, lambda _: dtype)
 
     def has_part(self, stem: str) -> bool:
         """Whether the shape has that part."""
         return stem in self.parts
 
+    def part_step(self, stem: str) -> str | None:
+        """Nothing was trained."""
+        return None
+
     def load_part(self, module: M, stem: str, device: torch.device, dtype: torch.dtype) -> M:
-        """Draw the weights of `module` (on the meta device)."""
+        """Draw the weights of `module` (on the meta device).
+
+        Raises:
+            UserError: the device has no room for them.
+        """
+        check_room(f"--shape is {self.source}", module, device, dtype)
         return draw(module, device, lambda _: dtype)
 
 
@@ -119,16 +137,6 @@ OPENVLA_7B = RandomCheckpoint("openvla-7b", Path())
 """OpenVLA (arXiv 2406.09246)."""
 OPENVLA_OFT_7B = RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS)
 """OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
-
-
-def check_room(shape: str, wanted: int, device: torch.device) -> None:
-    """Raise UserError where a shape's weights, so many bytes, do not fit the device."""
-    free = _free_bytes(device)
-    if wanted > free:
-        raise UserError(
-            f"--shape is {shape}; its weights take {wanted / 1e9:.1f} GB and {device} has "
-            f"{free / 1e9:.1f} GB free: choose another --device or --dtype."
-        )
 
 
 def draw(module: M, device: torch.device, dtype_of: Callable[[str], torch.dtype]) -> M:
@@ -162,9 +170,3 @@ def _spread(name: str, tensor: Tensor) -> tuple[float, float]:
 
 def _generator(device: str | torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(SEED)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -137,15 +137,15 @@ class VLA(ABC):
 
     @pruner.setter
     def pruner(self, pruner: Pruner) -> None:
-        self._pruner = self.fit(pruner)
+        self._pruner = self.resolve(pruner)
 
-    def fit(self, pruner: Pruner) -> Pruner:
+    def resolve(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it; see `SwappablePolicy`."""
         return pruner.resolve(ModelShape(self.stack.n_layers, self._grids(), self._action_layers()))
 
     def _method(self, pruner: Pruner | None) -> Pruner:
         """The method of an episode that names this one, or none."""
-        return self.pruner if pruner is None else self.fit(pruner)
+        return self.pruner if pruner is None else self.resolve(pruner)
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
         """One policy call; see `Policy.act`.
@@ -268,12 +268,14 @@ class VLA(ABC):
         prefix = yield from self._prefix(memory, inputs)
         decoder = self._decoder(prefix, tapped_layers=pruner.tapped_layers, previous=memory.cache)
 
+        seed = memory.call_seed()
+
         def context(layer: int) -> PruneContext:
             return PruneContext(
                 layout=prefix.layout,
                 layer=layer,
                 call=memory.call,
-                seed=memory.call_seed(),
+                seed=seed,
                 eef_poses=eef_poses,
                 patches=prefix.patches_VD,
                 prompt=prefix.prompt_TD,

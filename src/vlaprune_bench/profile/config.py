@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlaprune_bench.config import nearest
+from vlaprune_bench.files import expand_paths
 from vlaprune_bench.policies import SHAPES
 from vlaprune_bench.pruning import BudgetPruner, Pruner, method_class
 from vlaprune_bench.pruning.gated import Gated
@@ -37,6 +38,8 @@ class ProfileConfig:
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
     policy_options: tuple[str, ...] = ()
     """Options of the policy's own, each key=value (pi0, pi05, smolvla: see docs/policies.md)."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
     dtype: str = "auto"
@@ -50,6 +53,7 @@ class ProfileConfig:
     """Folder a parquet file with a row per method and keep is added to."""
 
     def __post_init__(self) -> None:
+        expand_paths(self)
         if self.shape is not None and self.checkpoint is not None:
             raise UserError(
                 f"--shape is {self.shape} and --checkpoint is {self.checkpoint}; give one of them."

@@ -78,7 +78,7 @@ def profile(config: ProfileConfig, tick: Callable[[str], None] = print) -> list[
     tick("loading")
     policy = load(config)
     for pruner in pruners:  # one that does not fit is refused before anything is timed
-        policy.pruner = pruner
+        policy.resolve(pruner)
     rounds = config.rounds or (20 if policy.device.type == "cuda" else 5)
     variants = run_rounds(policy, pruners, rounds, config.warmup, tick)
     info = policy.info
@@ -132,6 +132,7 @@ def load(config: ProfileConfig) -> VLA:
         policy=config.policy,
         protocol=protocol_of(checkpoint.config),
         options=config.policy_options,
+        cameras=config.cameras,
     )
     if config.cuda_graphs:
         if policy.device.type != "cuda":
@@ -164,10 +165,7 @@ def run_rounds(
     Returns:
         The methods with their timed calls, in the order given.
     """
-    variants = []
-    for pruner in pruners:
-        policy.pruner = pruner
-        variants.append(Variant(pruner, policy.start(INSTRUCTION, SEED)))
+    variants = [Variant(p, policy.start(INSTRUCTION, SEED, p)) for p in pruners]
     order = np.random.default_rng(SEED)
     for number in range(warmup + rounds):
         tick(f"round {number + 1} of {warmup + rounds}{' (warm-up)' if number < warmup else ''}")

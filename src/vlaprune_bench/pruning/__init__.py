@@ -19,6 +19,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from vlaprune_bench.files import user_path
 from vlaprune_bench.pruning.base import BudgetPruner, PruneContext, Pruner, ScoredPruner, Selection
 from vlaprune_bench.pruning.options import option
 from vlaprune_bench.types import UserError
@@ -89,8 +90,9 @@ def load_plugin(path: Path) -> None:
     """Import a file of your own that registers methods.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, or it is no Python.
     """
+    path = user_path(path)
     if not path.is_file():
         raise UserError(f"--plugin is {path}; it must be a Python file that registers a method.")
     name = f"vlaprune_plugin_{path.stem}"
@@ -99,4 +101,7 @@ def load_plugin(path: Path) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"--plugin is {path}; it cannot be read as Python: {error}.") from error

@@ -86,10 +86,10 @@ class Report:
         return [table for table in found if table.rows]
 
 
-def load(folder: Path, margin: float = MARGIN) -> Report:
-    """Read a results folder.
+def load(place: Path, margin: float = MARGIN) -> Report:
+    """Read a results folder, or what was exported of one.
 
     Raises:
         UserError: it holds no episodes.
     """
-    return Report(read(folder), margin)
+    return Report(read(place), margin)

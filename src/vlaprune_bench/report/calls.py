@@ -49,10 +49,16 @@ def select_calls(
     tables = [_part(path, wanted, episode_ids) for path in paths]
     table = pa.concat_tables([wanted.empty_table(), *tables]).unify_dictionaries()
     frame = table.to_pandas()
-    if "call" in names and len({path.name.partition("-")[0] for path in paths}) > 1:
+    if "call" in names and len({_origin(path) for path in paths}) > 1:
         # a merge that was killed leaves rows both alone and merged
         frame = frame.drop_duplicates(["episode_id", "call"], ignore_index=True)
     return frame
+
+
+def _origin(path: Path) -> str:
+    """Files of one origin hold no call twice."""
+    first = path.name.partition("-")[0]
+    return first if first in ("calls", "merged") else path.name
 
 
 def _paths(folder: Path, episode_ids: Collection[str] | None) -> list[Path]:

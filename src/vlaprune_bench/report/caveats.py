@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlaprune_bench.report.cells import PAIR, Results
 from vlaprune_bench.report.compare import Pairs
+from vlaprune_bench.types import Role, columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,10 @@ def caveats(results: Results, found: list[Pairs], absent: list[int]) -> list[str
     return [
         *_own_warnings(episodes),
         *_losses(results, absent),
+        *_idle(results),
         *_mixtures(results),
         *_pairing(results, found),
+        *_unlike_pairs(found),
         *_latency(episodes),
         *_runs(results),
     ]
@@ -54,21 +57,51 @@ def _losses(results: Results, absent: list[int]) -> Iterator[str]:
             yield f"{label}: {doubles} episodes were measured more than once; rates count each"
 
 
+def _idle(results: Results) -> Iterator[str]:
+    """Methods that never pruned: their rows are those of none under another name."""
+    for cell in results.cells:
+        if cell.method == "none":
+            continue
+        made = results.episodes_of(cell).query("calls > 0")
+        most = made.groupby("suite").pruned_call_fraction.max()
+        idle = [suite for suite in most.index if most[suite] == 0]
+        if idle:
+            where = "" if len(idle) == len(most) else f" in {', '.join(idle)}"
+            yield f"{cell.label}: not one call{where} was pruned: it ran as none does"
+
+
+MIXED = {
+    "assets": "asset sets",
+    "device": "devices",
+    "dtype": "precisions",
+    "attention": "attention backends",
+    "protocol": "protocols",
+    "gl_backend": "renderers",
+    "git_revision": "source revisions",
+    "sim": "simulator paths",
+}
+"""What should be one thing, in words; other columns of provenance go by their names."""
+ELSEWHERE = {"run_id", "batch_size", "workers", "self_check", "started_at", "versions"}
+"""Columns of provenance that may differ, or that another sentence is about."""
+
+
 def _mixtures(results: Results) -> Iterator[str]:
     """What should be one thing and is several."""
     episodes = results.episodes
-    for column, title in (
-        ("assets", "asset sets"),
-        ("device", "devices"),
-        ("dtype", "precisions"),
-        ("attention", "attention backends"),
-        ("protocol", "protocols"),
-        ("gl_backend", "renderers"),
-        ("git_revision", "source revisions"),
-    ):
+    for column in dict.fromkeys([*MIXED, *columns(Role.PROVENANCE)]):
         values = sorted(map(str, episodes[column].dropna().unique()))
-        if len(values) > 1:
-            yield f"mixed {title}: {', '.join(values)}"
+        if len(values) > 1 and column not in ELSEWHERE:
+            yield f"mixed {MIXED.get(column, column.replace('_', ' '))}: {', '.join(values)}"
+    yield from _unlike(episodes)
+    for name, found in versions_seen(episodes).items():
+        if len(found) > 1:
+            yield f"mixed versions of {name}: {', '.join(found)}"
+    if (episodes.budget != "protocol").any():
+        yield "some episodes had another budget than their protocol's"
+
+
+def _unlike(episodes: pd.DataFrame) -> Iterator[str]:
+    """One name for several things, and what nobody can look up or has compared."""
     for kind, group in episodes.groupby("assets"):
         if group.assets_hash.nunique() > 1:
             hashes = ", ".join(sorted(group.assets_hash.unique()))
@@ -78,11 +111,12 @@ def _mixtures(results: Results) -> Iterator[str]:
             yield f"{checkpoint} stands for {group.checkpoint_hash.nunique()} different checkpoints"
     if any(str(revision).endswith("-dirty") for revision in episodes.git_revision.unique()):
         yield "some episodes ran from a source tree with changes that were not committed"
-    for name, found in versions_seen(episodes).items():
-        if len(found) > 1:
-            yield f"mixed versions of {name}: {', '.join(found)}"
-    if (episodes.budget != "protocol").any():
-        yield "some episodes had another budget than their protocol's"
+    unchecked = int(((episodes.sim == "fast") & episodes.self_check.isna()).sum())
+    if unchecked:
+        yield (
+            f"{unchecked} episodes took the fast simulator path where it was not compared with "
+            "robosuite's (no self_check)"
+        )
 
 
 def versions_seen(episodes: pd.DataFrame) -> dict[str, list[str]]:
@@ -105,12 +139,21 @@ def _pairing(results: Results, found: list[Pairs]) -> Iterator[str]:
             f"{sum(unpaired)} episodes in {len(unpaired)} cells have no finished partner of none: "
             "not compared"
         )
+
+
+DIFFER = {
+    "scene_hash": "began in different scenes than none did",
+    "frames_hash": "saw other first frames of the same scene than none did (renderer or driver)",
+    "instruction": "had another instruction than none had",
+}
+"""What is wrong with pairs that differ in a column of `BEGIN`."""
+
+
+def _unlike_pairs(found: list[Pairs]) -> Iterator[str]:
+    """Pairs whose episodes did not begin alike."""
     for pair in found:
-        if pair.scenes_differ:
-            yield (
-                f"{pair.cell.label}: {pair.scenes_differ} of {len(pair.frame)} pairs began in "
-                "different scenes than none did"
-            )
+        for column, count in pair.differ.items():
+            yield f"{pair.cell.label}: {count} of {len(pair.frame)} pairs {DIFFER[column]}"
 
 
 def _some(names: list[str], limit: int = 5) -> str:

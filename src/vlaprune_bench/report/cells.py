@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.config import flatten
-from vlaprune_bench.types import PROTOCOLS, SUITES, Role, UserError, columns
+from vlaprune_bench.report.runs import read_runs
+from vlaprune_bench.types import NO_OPTIONS, PROTOCOLS, SUITES, Role, UserError, columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +28,16 @@ SHOWN = {"checkpoint_hash": "checkpoint", "assets_hash": "assets", "max_steps": 
 """Parts of a setting that are shown under another name, see `_settings`."""
 SETTING = tuple(SHOWN.get(name, name) for name in columns(Role.SETTING))
 """What must agree before two methods are compared."""
-USUAL = {"protocol": "openvla", "budget": "protocol", "scenes": "reference", "execute_steps": "8"}
-"""Parts of a setting that no title needs to say."""
+USUAL = {
+    "protocol": "openvla",
+    "budget": "protocol",
+    "scenes": "reference",
+    "execute_steps": "8",
+    "policy_options": NO_OPTIONS,
+}
+"""Parts of a setting that no title needs to say, see `usual`."""
+BEGIN = ["scene_hash", "frames_hash", "instruction"]
+"""Columns that agree where two episodes began alike."""
 DECISIONS = ["success", "steps", "calls", "pruned_call_fraction", "visual_tokens_kept_mean"]
 """Columns of an episode that agree where all decisions do."""
 TITLES = {name: name.removeprefix("libero_").capitalize() for name in SUITES}
@@ -60,13 +69,19 @@ class Cell:
 class Results:
     """A results folder, read and sorted into cells."""
 
-    folder: Path
+    place: Path
+    """The folder, or the parquet file of an export."""
     episodes: pd.DataFrame
     """As `load_results` gives them, with columns `budget`, `cell` and `pair` (a number for what
     `PAIR` tells apart) added."""
     cells: list[Cell]
     runs: dict[str, str] = field(default_factory=dict)
     """Text of each `_runs/<run_id>.yaml`: command and configuration."""
+
+    @property
+    def folder(self) -> Path:
+        """Where calls, configurations and videos lie."""
+        return self.place.parent if self.place.is_file() else self.place
 
     @cached_property
     def groups(self) -> dict[int, pd.DataFrame]:
@@ -81,7 +96,7 @@ class Results:
         import pandas as pd
 
         ok = self.episodes[self.episodes.status == "ok"].drop_duplicates(["cell", "pair"])
-        ok = ok[["cell", "pair", *PAIR, "episode_id", "scene_hash", *DECISIONS]]
+        ok = ok[["cell", "pair", *PAIR, "episode_id", *BEGIN, *DECISIONS]]
         ok = ok.astype({"success": bool}).set_index("pair")
         numbers = ok[DECISIONS].astype(float)
         ok["outcome"] = pd.util.hash_pandas_object(numbers, index=False).to_numpy()
@@ -106,10 +121,10 @@ class Results:
         """Episodes that both cells finished.
 
         Returns:
-            Columns of `PAIR`; success (bool), episode_id and scene_hash of `one`, and the same of
+            Columns of `PAIR`; success (bool), episode_id and `BEGIN` of `one`, and the same of
             `other` with the suffix.
         """
-        columns = ["success", "episode_id", "scene_hash"]
+        columns = ["success", "episode_id", *BEGIN]
         own = self.finished[one.index][[*PAIR, *columns]]
         theirs = self.finished[other.index][columns]
         return own.merge(theirs, left_index=True, right_index=True, suffixes=("", suffix))
@@ -120,29 +135,37 @@ class Results:
         return next(same, None)
 
 
-def read(folder: Path) -> Results:
-    """Read a results folder.
+def usual(name: str, setting: Mapping[str, Any]) -> bool:
+    """Whether a part of a setting is what it mostly is: a call of `openvla` gives one action."""
+    if name == "execute_steps" and setting["policy"] == "openvla":
+        return setting[name] == "1"
+    return USUAL.get(name) == setting[name]
+
+
+def read(place: Path) -> Results:
+    """Read a results folder, or what was exported of one: a folder, or its parquet file.
 
     Raises:
         UserError: it holds no episodes, or none that can be read.
     """
     from vlaprune_bench.store import load_results
 
-    episodes = load_results(folder)
+    episodes = load_results(place)
     if not len(episodes):
-        raise UserError(f"{folder} holds no episodes that can be read: its files are damaged.")
-    runs = {path.stem: path.read_text() for path in sorted((folder / "_runs").glob("[!.]*.yaml"))}
-    return gather(episodes, folder, runs)
+        raise UserError(f"{place} holds no episodes that can be read: its files are damaged.")
+    results = gather(episodes, place)
+    results.runs = read_runs(results.folder)
+    return results
 
 
 def gather(
-    episodes: pd.DataFrame, folder: Path = Path(), runs: dict[str, str] | None = None
+    episodes: pd.DataFrame, place: Path = Path(), runs: dict[str, str] | None = None
 ) -> Results:
     """Sort episodes into cells.
 
     Args:
         episodes: as `store.load_results` gives them.
-        folder: where calls and videos lie.
+        place: where they are from.
         runs: configuration texts by run id.
     """
     episodes = episodes.reset_index(drop=True)
@@ -155,7 +178,7 @@ def gather(
     order = sorted(range(len(made)), key=lambda k: _rank(made[k]))
     episodes["pair"] = episodes.groupby(PAIR).ngroup()
     episodes["cell"] = number.map({int(distinct.number.iloc[k]): i for i, k in enumerate(order)})
-    return Results(folder, episodes, _name([made[k] for k in order]), runs or {})
+    return Results(place, episodes, _name([made[k] for k in order]), runs or {})
 
 
 def _settings(episodes: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -117,32 +117,35 @@ def full_label(report: Report, cell: Cell) -> str:
 
 def _costs(report: Report) -> list[Chart]:
     """Success against FLOPs and against latency, one chart for each outcome and device."""
-    cells = report.results.cells
-    rates = {row["cell"]: row for row in report.overview.success.rows}
     devices = sorted({row["device"] for row in report.overview.cost.rows})
+    several = len(devices) > 1
     made = []
     for key, x_title, group, scale in (
         ("flops", "total GFLOPs per policy call", "Success against FLOPs", 1e9),
         ("p50", "median latency of a call, ms (batch 1)", "Success against latency", 1.0),
     ):
-        for outcome, title in _outcomes(report):
-            for device in devices:
-                by_method: dict[str, list[tuple[Any, Rate, str]]] = {}
-                for row in report.overview.cost.rows:
-                    rate = rates[row["cell"]].get(outcome)
-                    x = row[key]
-                    if row["device"] != device or not isinstance(rate, Rate) or math.isnan(x):
-                        continue
-                    cell = cells[row["cell"]]
-                    point = (x / scale, rate, full_label(report, cell))
-                    by_method.setdefault(cell.method, []).append(point)
-                series = [_points(method, found) for method, found in by_method.items()]
-                everything = [point for found in by_method.values() for point in found]
-                series.append(_points("Pareto front", front(everything), dashed=True))
-                variant = title if len(devices) == 1 else f"{title}, {device}"
-                name = _name("success", key, outcome, device if len(devices) > 1 else "")
-                made.append(Chart(name, group, variant, "points", x_title, "success, %", series))
+        for (outcome, title), device in product(_outcomes(report), devices):
+            series = _cost_series(report, key, scale, outcome, device)
+            variant = f"{title}, {device}" if several else title
+            name = _name("success", key, outcome, device if several else "")
+            made.append(Chart(name, group, variant, "points", x_title, "success, %", series))
     return made
+
+
+def _cost_series(report: Report, key: str, scale: float, outcome: str, device: str) -> list[Series]:
+    """Points of success over a cost, by method, and their front."""
+    rates = {row["cell"]: row.get(outcome) for row in report.overview.success.rows}
+    by_method: dict[str, list[tuple[Any, Rate, str]]] = {}
+    for row in report.overview.cost.rows:
+        rate, x = rates[row["cell"]], row[key]
+        if row["device"] == device and isinstance(rate, Rate) and not math.isnan(x):
+            label = full_label(report, report.results.cells[row["cell"]])
+            by_method.setdefault(row["method"], []).append((x / scale, rate, label))
+    everything = [point for found in by_method.values() for point in found]
+    return [
+        *(_points(method, found) for method, found in by_method.items()),
+        _points("Pareto front", front(everything), dashed=True),
+    ]
 
 
 def front(points: list[tuple[Any, Rate, str]]) -> list[tuple[Any, Rate, str]]:
@@ -190,10 +193,8 @@ def _heat(report: Report) -> list[Chart]:
     made = []
     for suite in dict.fromkeys(row["suite"] for row in table.rows):
         rows = [row for row in table.rows if row["suite"] == suite]
-        grid = []
-        for row in rows:
-            found = [row.get(f"c{cell.index}") for cell in cells]
-            grid.append([100 * r.value if isinstance(r, Rate) else math.nan for r in found])
+        nothing = Rate(math.nan)
+        grid = [[100 * row.get(f"c{c.index}", nothing).value for c in cells] for row in rows]
         names = [
             textwrap.fill(f"{row['task']}: {row['name'].replace('_', ' ')}", WRAP) for row in rows
         ]
@@ -264,20 +265,26 @@ def _tokens(report: Report) -> list[Chart]:
 
 def _latency(report: Report) -> list[Chart]:
     """How long calls take, in all and by stage."""
-    latencies = report.overview.latencies
-    devices = sorted({device for _, device in latencies})
+    devices = sorted({device for _, device in report.overview.latencies})
     title = "Latency of a call by stage"
     note = "Median, quartiles, and 5th to 95th percentile; warm-up calls left out."
     made = []
     for device in devices:
-        keys = [key for key in sorted(latencies) if key[1] == device]
-        labels = [full_label(report, report.results.cells[index]) for index, _ in keys]
-        quantiles = [np.quantile(latencies[key][LATENCIES], BOX, axis=0) for key in keys]
-        series = []
-        for k, stage in enumerate(("total", *STAGES)):
-            boxes = [tuple(float(v) for v in found[:, k]) for found in quantiles]
-            if stage == "total" or any(box[-1] > 0 for box in boxes):
-                series.append(Series(stage, labels, [b[2] for b in boxes], boxes=boxes))
+        series = _stages(report, device)
         name = _name("latency", device if len(devices) > 1 else "")
         made.append(Chart(name, title, device, "boxes", "", "ms (batch 1)", series, note=note))
     return made
+
+
+def _stages(report: Report, device: str) -> list[Series]:
+    """Boxes of the whole call, and of each stage that took any time."""
+    own = {k: calls for (k, where), calls in report.overview.latencies.items() if where == device}
+    labels = [full_label(report, report.results.cells[index]) for index in sorted(own)]
+    # (stages, quantiles, cells)
+    quantiles = np.stack([np.quantile(own[k][LATENCIES], BOX, axis=0).T for k in sorted(own)], -1)
+    series = []
+    for stage, found in zip(("total", *STAGES), quantiles, strict=True):
+        boxes = [tuple(box) for box in found.T.tolist()]
+        if stage == "total" or found[-1].max() > 0:
+            series.append(Series(stage, labels, found[2].tolist(), boxes=boxes))
+    return series

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import (
@@ -16,7 +17,7 @@ from vlaprune_bench.measure.stats import (
     rate,
     trials_to_see,
 )
-from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.cells import BEGIN, PAIR, TITLES, Cell, Results
 from vlaprune_bench.report.overview import cell_columns, cell_values
 from vlaprune_bench.report.table import Column, Table
 
@@ -36,8 +37,9 @@ class Pairs:
     """Columns of `PAIR`, success and success_none (bool), episode_id and episode_id_none."""
     unpaired: int
     """Finished episodes of the cell that `none` lacks or did not finish."""
-    scenes_differ: int = 0
-    """Pairs whose scene hashes differ: they are no pairs in truth."""
+    differ: dict[str, int] = field(default_factory=dict)
+    """How many pairs differ in each column of `cells.BEGIN`: other scenes or instructions are no
+    pairs in truth; other frames count where the scene is the same."""
 
     @property
     def losses(self) -> pd.DataFrame:
@@ -58,7 +60,9 @@ def pairs(results: Results) -> list[Pairs]:
         if base is None or base is cell:
             continue
         frame = results.shared(cell, base, "_none")
-        differ = int((frame.scene_hash != frame.scene_hash_none).sum())
+        changed = {c: frame[c].fillna("") != frame[f"{c}_none"].fillna("") for c in BEGIN}
+        changed["frames_hash"] &= ~changed["scene_hash"]
+        differ = {column: int(rows.sum()) for column, rows in changed.items() if rows.any()}
         unpaired = len(results.finished[cell.index]) - len(frame)
         found.append(Pairs(cell, frame, unpaired, differ))
     return found
@@ -148,25 +152,25 @@ def discordant_table(results: Results, found: list[Pairs]) -> Table:
     return Table("discordant", "Episodes only one of the two solved", columns, rows)
 
 
+def _discordant(found: Iterable[Pairs]) -> float:
+    """The share of pairs that only one of the two solved; nan: there are no pairs."""
+    counts = [(len(pair.losses) + len(pair.gains), len(pair.frame)) for pair in found]
+    total = sum(pairs for _, pairs in counts)
+    return sum(discordant for discordant, _ in counts) / total if total else math.nan
+
+
 def trials_table(results: Results, found: list[Pairs]) -> Table:
     """How many trials it takes to see 1, 2 and 5 points."""
     rows = []
     for cell in results.cells:
-        if cell.method != "none":
-            continue
-        ok = results.finished[cell.index]
-        base = rate(int(ok.success.sum()), len(ok))
-        own = [pair for pair in found if pair.cell.setting == cell.setting and len(pair.frame)]
-        total = sum(len(pair.frame) for pair in own)
-        share = sum(len(p.losses) + len(p.gains) for p in own) / total if total else math.nan
-        for design, value in (("two runs", base.value), ("pairs", share)):
-            row = {**cell_values(cell), "design": design, "from": value}
-            for difference in SEEN:
-                if design == "two runs":
-                    row[f"d{difference}"] = trials_to_see(difference, value)
-                elif not math.isnan(share):
-                    row[f"d{difference}"] = pairs_to_see(difference, share)
-            rows.append(row)
+        if cell.method == "none":
+            ok = results.finished[cell.index]
+            base = rate(int(ok.success.sum()), len(ok)).value
+            share = _discordant(pair for pair in found if pair.cell.setting == cell.setting)
+            rows.append({**cell_values(cell), "design": "two runs", "from": base})
+            rows[-1] |= {f"d{d}": trials_to_see(d, base) for d in SEEN}
+            rows.append({**cell_values(cell), "design": "pairs", "from": share})
+            rows[-1] |= {f"d{d}": pairs_to_see(d, share) for d in SEEN if not math.isnan(share)}
     columns = [
         *(Column(name, name, leading=True) for name in results.shown_settings),
         Column("design", "design", leading=True),

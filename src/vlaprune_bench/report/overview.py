@@ -6,11 +6,10 @@ import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vlaprune_bench.measure.stats import average, rate
 from vlaprune_bench.report.calls import LATENCIES, measured_calls
-from vlaprune_bench.report.cells import PAIR, TITLES, USUAL, Cell, Results
+from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results, usual
+from vlaprune_bench.report.runs import plan
 from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
@@ -93,22 +92,7 @@ class Overview:
     def success(self) -> Table:
         """Rows are cells; columns are suites and their average."""
         results = self.results
-        rows = []
-        for cell in results.cells:
-            episodes = results.episodes_of(cell)
-            row = cell_values(cell)
-            arrays = []
-            for suite in results.suites:
-                own = self.by_task.get((cell.index, suite))
-                if own is not None:
-                    row[suite] = rate(int(own.successes.sum()), int(own.trials.sum()))
-                    arrays.append((own.successes.to_numpy(), own.trials.to_numpy()))
-            if len(arrays) == len(results.suites):
-                row["average"] = average(arrays)
-            row["episodes"] = int((episodes.status == "ok").sum())
-            row["errors"] = len(episodes) - row["episodes"]
-            row["missing"] = self.absent[cell.index]
-            rows.append(row)
+        rows = [self._rates(cell) for cell in results.cells]
         columns = cell_columns(results)
         columns += [Column(suite, TITLES.get(suite, suite), "percent") for suite in results.suites]
         if len(results.suites) > 1:
@@ -119,6 +103,23 @@ class Overview:
             notes.append("No average where a suite is missing.")
         return Table("success", f"Success rates{self.shared}", columns, rows, notes)
 
+    def _rates(self, cell: Cell) -> dict[str, Any]:
+        """Success of a cell by suite, their average, and what is not in it."""
+        episodes, suites = self.results.episodes_of(cell), self.results.suites
+        keys = [(cell.index, suite) for suite in suites if (cell.index, suite) in self.by_task]
+        counts = [self.by_task[key] for key in keys]
+        row = cell_values(cell)
+        for (_, suite), own in zip(keys, counts, strict=True):
+            row[suite] = rate(int(own.successes.sum()), int(own.trials.sum()))
+        if len(counts) == len(suites):
+            row["average"] = average(
+                [(own.successes.to_numpy(), own.trials.to_numpy()) for own in counts]
+            )
+        row["episodes"] = int((episodes.status == "ok").sum())
+        row["errors"] = len(episodes) - row["episodes"]
+        row["missing"] = self.absent[cell.index]
+        return row
+
     @property
     def shared(self) -> str:
         """What all cells have in common, for titles."""
@@ -126,7 +127,7 @@ class Overview:
         shown = [
             f"{value} assets" if name == "assets" else value
             for name, value in setting.items()
-            if name not in self.results.shown_settings and USUAL.get(name) != value
+            if name not in self.results.shown_settings and not usual(name, setting)
         ]
         return f": {', '.join(shown)}" if shown else ""
 
@@ -134,18 +135,7 @@ class Overview:
     def cost(self) -> Table:
         """Rows are cells on a device; what a policy call costs."""
         results = self.results
-        rows = []
-        for cell in results.cells:
-            for device, episodes in results.episodes_of(cell).groupby("device"):
-                rows.append({**cell_values(cell), "device": str(device), **_means(episodes)})
-                rows[-1] |= self._latency(cell, str(device), episodes)
-        plain = {(row["cell"], row["device"]): row for row in rows}
-        for row in rows:
-            base = results.baseline(results.cells[row["cell"]])
-            none = plain.get((base.index, row["device"])) if base else None
-            if none:
-                for name in ("macs", "flops", "p50", "p90"):
-                    row[f"{name}_ratio"] = _ratio(row[name], none[name])
+        rows = self._costs()
         columns = cell_columns(results)
         if results.episodes.device.nunique() > 1:
             columns.append(Column("device", "device"))
@@ -165,6 +155,22 @@ class Overview:
         if any(row["p50_source"] == "episodes" for row in rows):
             notes.append("Where no call rows are at hand, p50 is the median of episodes' medians.")
         return Table("cost", f"Cost per policy call{self.shared}", columns, rows, notes)
+
+    def _costs(self) -> list[dict[str, Any]]:
+        """A row for each cell on each device, with its ratios to none there."""
+        results = self.results
+        rows: dict[tuple[int, str], dict[str, Any]] = {}
+        for cell in results.cells:
+            for device, episodes in results.episodes_of(cell).groupby("device"):
+                row = {**cell_values(cell), "device": str(device), **_means(episodes)}
+                row |= self._latency(cell, str(device), episodes)
+                rows[cell.index, str(device)] = row
+        for (index, device), row in rows.items():
+            base = results.baseline(results.cells[index])
+            if base and (none := rows.get((base.index, device))):
+                for name in ("macs", "flops", "p50", "p90"):
+                    row[f"{name}_ratio"] = _ratio(row[name], none[name])
+        return list(rows.values())
 
     def _latency(self, cell: Cell, device: str, episodes: pd.DataFrame) -> dict[str, Any]:
         import numpy as np
@@ -245,14 +251,3 @@ def missing(results: Results) -> list[int]:
         expected = seen[repr(cell.setting)].union(*(plans.get(run, ()) for run in runs))
         counts.append(len(expected - have[cell.index]))
     return counts
-
-
-def plan(text: str) -> set[tuple[str, int, int, int]]:
-    """The (suite, task, trial, seed) that a run's configuration asks for."""
-    config = yaml.safe_load(text)
-    if not isinstance(config, dict) or "suite" not in config:
-        return set()
-    suite = config["suite"]
-    tasks = config.get("task_ids") or range(90 if suite == "libero_90" else 10)
-    trials = range(config.get("trials", 50))
-    return {(suite, task, trial, config.get("seed", 7)) for task in tasks for trial in trials}

@@ -63,7 +63,7 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["cell"] = table_cell
-    template = environment.from_string((here / "page.html.j2").read_text())
+    template = environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
     overview = report.overview
     data = episode_data(report, folder)
     return template.render(
@@ -84,8 +84,8 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         groups=_groups(charts(report)),
         films=bool(data["videos"]),
         data=_script(data),
-        css=(here / "page.css").read_text(),
-        js=(here / "page.js").read_text(),
+        css=(here / "page.css").read_text(encoding="utf-8"),
+        js=(here / "page.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs().replace("</script", "<\\/script"),
     )
 
@@ -173,11 +173,7 @@ def episode_data(report: Report, folder: Path) -> dict[str, Any]:
     results = report.results
     episodes = results.episodes.assign(place=results.episodes.suite.map(results.suites.index))
     episodes = episodes.sort_values(["cell", "place", "task", "trial", "seed"])
-    videos = links(report, folder)
-    marks: dict[str, int] = {}
-    for pair in report.pairs:
-        marks |= dict.fromkeys(pair.losses.episode_id, 1) | dict.fromkeys(pair.gains.episode_id, 2)
-    rivals = partners(report)
+    marks = _marks(report)
     ids = episodes.episode_id.tolist()
     statuses = sorted(episodes.status.unique())
     errors = episodes.error.tolist()
@@ -199,11 +195,26 @@ def episode_data(report: Report, folder: Path) -> dict[str, Any]:
         "pruned": _numbers(episodes.pruned_call_fraction, 3),
         "ms": _numbers(episodes.latency_p50_ms, 2),
         "pair": [marks.get(name, 0) for name in ids],
-        "videos": {k: videos[name] for k, name in enumerate(ids) if name in videos},
-        "beside": {
-            k: videos[rivals[name]] for k, name in enumerate(ids) if rivals.get(name) in videos
-        },
+        **_films(report, folder, ids),
         "errors": {k: str(error) for k, error in enumerate(errors) if isinstance(error, str)},
+    }
+
+
+def _marks(report: Report) -> dict[str, int]:
+    """By id, which episodes only none (1) or only the method (2) solved."""
+    marks: dict[str, int] = {}
+    for pair in report.pairs:
+        marks |= dict.fromkeys(pair.losses.episode_id, 1) | dict.fromkeys(pair.gains.episode_id, 2)
+    return marks
+
+
+def _films(report: Report, folder: Path, ids: list[str]) -> dict[str, dict[int, str]]:
+    """Links to the videos of episodes, and to those of none beside them, by position."""
+    there, rivals = links(report, folder), partners(report)
+    beside = [rivals.get(name) for name in ids]
+    return {
+        "videos": {k: there[name] for k, name in enumerate(ids) if name in there},
+        "beside": {k: there[name] for k, name in enumerate(beside) if name in there},
     }
 
 

@@ -95,9 +95,13 @@ def _lines(axes: Axes, chart: Chart) -> None:
             label=series.name,
         )
         if chart.kind == "points":
-            for px, py, text in zip(x, series.y, series.text, strict=True):
-                axes.annotate(text, (px, py), (3, 3), textcoords="offset points", fontsize=6)
+            _label(axes, x, series)
     axes.grid(alpha=0.25)
+
+
+def _label(axes: Axes, x: list[Any], series: Series) -> None:
+    for px, py, text in zip(x, series.y, series.text, strict=True):
+        axes.annotate(text, (px, py), (3, 3), textcoords="offset points", fontsize=6)
 
 
 def _steps(axes: Axes, chart: Chart) -> None:

@@ -35,21 +35,25 @@ def match_tables(overview: Overview) -> list[Table]:
 
     Untrained checkpoints are left out: their numbers compare with nothing.
     """
-    success: list[dict[str, Any]] = []
-    cost: list[dict[str, Any]] = []
-    ours = {row["cell"]: row for row in overview.success.rows}
-    for cell in overview.results.cells:
-        if not overview.results.episodes_of(cell).checkpoint_trained.all():
-            continue
-        for entry in entries():
-            if matches(cell, entry):
-                success += _beside(ours[cell.index], entry)
-                costs = (row for row in overview.cost.rows if row["cell"] == cell.index)
-                cost += [
-                    {**row, "source": entry.source, **_beside_cost(row, entry)} for row in costs
-                ]
     who = [column for column in overview.success.columns if column.leading]
-    success_columns = [
+    matched = _matched(overview)
+    tables = [_success_table(overview, matched, who), _cost_table(overview, matched, who)]
+    return [table for table in tables if table.rows]
+
+
+def _matched(overview: Overview) -> list[tuple[int, Entry]]:
+    """Cells of trained checkpoints, by index, with each published row that matches."""
+    results = overview.results
+    trained = [c for c in results.cells if results.episodes_of(c).checkpoint_trained.all()]
+    return [(cell.index, entry) for cell in trained for entry in entries() if matches(cell, entry)]
+
+
+def _success_table(
+    overview: Overview, matched: list[tuple[int, Entry]], who: list[Column]
+) -> Table:
+    ours = {row["cell"]: row for row in overview.success.rows}
+    rows = [row for index, entry in matched for row in _beside(ours[index], entry)]
+    columns = [
         Column("source", "source", leading=True),
         *who,
         Column("suite", "suite", leading=True),
@@ -58,7 +62,18 @@ def match_tables(overview: Overview) -> list[Table]:
         Column("gap", "difference\npoints", "points"),
         Column("verdict", "difference is"),
     ]
-    cost_columns = [
+    title = "Ours beside published: success"
+    return Table("beside", title, columns, rows, [_BESIDE], ("source",))
+
+
+def _cost_table(overview: Overview, matched: list[tuple[int, Entry]], who: list[Column]) -> Table:
+    rows = [
+        {**row, "source": entry.source, **_beside_cost(row, entry)}
+        for index, entry in matched
+        for row in overview.cost.rows
+        if row["cell"] == index
+    ]
+    columns = [
         Column("source", "source", leading=True),
         *who,
         Column("macs", "our\nMACs", "flops"),
@@ -70,25 +85,8 @@ def match_tables(overview: Overview) -> list[Table]:
         Column("device", "our device"),
         Column("differs", "what differs in definition"),
     ]
-    tables = [
-        Table(
-            "beside",
-            "Ours beside published: success",
-            success_columns,
-            success,
-            [_BESIDE],
-            ("source",),
-        ),
-        Table(
-            "beside-costs",
-            "Ours beside published: cost",
-            cost_columns,
-            cost,
-            [_BESIDE_COST],
-            ("source",),
-        ),
-    ]
-    return [table for table in tables if table.rows]
+    title = "Ours beside published: cost"
+    return Table("beside-costs", title, columns, rows, [_BESIDE_COST], ("source",))
 
 
 def _beside(own: dict[str, Any], entry: Entry) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import wilson
-from vlaprune_bench.report.cells import USUAL, gather
+from vlaprune_bench.report.cells import gather, usual
 from vlaprune_bench.report.table import si
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def show_summary(folder: Path, ids: Collection[str] | None = None) -> None:
     if ids is not None:
         rows = rows[rows.episode_id.isin(list(ids))]
     console.print(summary_table(summarise(rows)))
-    lines = [f"parquet: {folder} (pandas.read_parquet reads the folder)"]
+    lines = [f"parquet: {folder} (vlaprune_bench.load_results reads the folder)"]
     videos = sorted((folder / "_videos").glob("[!.]*.mp4"))
     if videos:
         lines.append(f"video: {videos[0]}" + f" and {len(videos) - 1} more" * (len(videos) > 1))
@@ -101,35 +101,43 @@ def summary_table(summary: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    names = list(summary.columns[: summary.columns.get_loc("keep")])
-    shared = [name for name in names if summary[name].nunique() == 1]
-    usual = USUAL.items()
-    title = [str(summary[n].iloc[0]) for n in shared if (n, summary[n].iloc[0]) not in usual]
-    table = Table(title=", ".join(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    title, shown = _shared(summary)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.caption = "success: 95 % Wilson interval; costs are per policy call"
-    shown = [name for name in names if name not in shared]
     for name in shown:
         table.add_column(name.replace("_", "\n"), overflow="fold", no_wrap=name == "method")
-    if summary.options.any():
-        table.add_column("options", overflow="fold")
     for name in ("keep", "episodes", "success", "pruned\ncalls", "visual\ntokens", "FLOPs", "p50"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
-        errors = f" + {row['errors']} errors" if row["errors"] else ""
-        table.add_row(
-            *(str(row[name]) for name in shown),
-            *([row["options"]] if summary.options.any() else []),
-            "" if math.isnan(row["keep"]) else f"{row['keep']:g}",
-            f"{row['episodes']}{errors}",
-            _rate(row) if row["episodes"] else "",
-            f"{row['pruned_calls']:.0%}",
-            f"{row['visual_tokens']:.0f}",
-            si(row["total_tflops"] * 1e12),
-            "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
-        )
+        table.add_row(*(str(row[name]) for name in shown), *_figures(row))
     return table
 
 
+def _shared(summary: pd.DataFrame) -> tuple[str, list[str]]:
+    """What all rows share, in words, and the columns that say how they differ."""
+    names = list(summary.columns[: summary.columns.get_loc("keep")])
+    differ = [name for name in names if summary[name].nunique() != 1]
+    first = {str(name): value for name, value in summary.iloc[0].items()}
+    shared = [str(first[n]) for n in names if n not in differ and not usual(n, first)]
+    return ", ".join(shared), differ + (["options"] if summary.options.any() else [])
+
+
+def _figures(row: dict[Any, Any]) -> list[str]:
+    """The numbers of a row of `summarise` as text."""
+    errors = f" + {row['errors']} errors" if row["errors"] else ""
+    return [
+        "" if math.isnan(row["keep"]) else f"{row['keep']:g}",
+        f"{row['episodes']}{errors}",
+        _rate(row),
+        f"{row['pruned_calls']:.0%}",
+        f"{row['visual_tokens']:.0f}",
+        si(row["total_tflops"] * 1e12),
+        "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
+    ]
+
+
 def _rate(row: dict[Any, Any]) -> str:
+    if not row["episodes"]:
+        return ""
     low, high = row["success_low"], row["success_high"]
     return f"{row['success_rate']:.0%} [{100 * low:.0f}, {100 * high:.0f}]"

@@ -89,68 +89,79 @@ def _curves(results: Results, cells: list[Cell], option: str) -> list[Curve]:
     """Cells grouped by all but one option; groups of two and more."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        if option == "keep" and math.isnan(cell.keep):
-            continue
         rest = {**cell.options, "keep": cell.keep, **cell.setting}
         rest.pop(option, None)
-        groups.setdefault(repr(sorted(rest.items())), []).append(cell)
+        if option != "keep" or not math.isnan(cell.keep):
+            groups.setdefault(repr(sorted(rest.items())), []).append(cell)
     names = [name for name in differing(cells) if name != option]
-    short = short_names(names)
     curves = []
     for group in groups.values():
-        if len({repr(value_of(cell, option)) for cell in group}) < 2:
-            continue
-        first = group[0]
-        parts = [first.setting[name] for name in results.shown_settings] + [first.method]
-        if option != "keep" and not math.isnan(first.keep):
-            parts.append(f"keep={first.keep:g}")
-        parts += [f"{short[name]}={first.options.get(name)}" for name in names]
-        group.sort(key=lambda cell: sortable(value_of(cell, option)))
-        curves.append(Curve(group, " ".join(parts)))
+        if len({repr(value_of(cell, option)) for cell in group}) > 1:
+            others = _others(results, group[0], option, names)
+            group.sort(key=lambda cell: sortable(value_of(cell, option)))
+            curves.append(Curve(group, others))
     return curves
+
+
+def _others(results: Results, cell: Cell, option: str, names: list[str]) -> str:
+    """What a curve over `option` is called: what is fixed on it, `names` the options among that."""
+    short = short_names(names)
+    parts = [*(cell.setting[name] for name in results.shown_settings), cell.method]
+    if option != "keep" and not math.isnan(cell.keep):
+        parts.append(f"keep={cell.keep:g}")
+    return " ".join([*parts, *(f"{short[name]}={cell.options.get(name)}" for name in names)])
 
 
 def sweep_table(overview: Overview, axis: Axis) -> Table:
     """One row per point of an axis: success, cost, and which point it cannot be told from."""
-    success = {row["cell"]: row for row in overview.success.rows}
-    rows = []
-    dead = []
+    several = len(axis.curves) > 1
+    rows, dead = [], []
     for curve in axis.curves:
         twins = identical(overview.results, curve)
-        for cell in curve.cells:
-            cost = next(row for row in overview.cost.rows if row["cell"] == cell.index)
-            row = {**cost, **success[cell.index], "value": str(value_of(cell, axis.option))}
-            row["curve"] = curve.others
-            if (twin := twins.get(cell.index)) is not None:
-                row["same"] = f"same decisions as {value_of(_at(curve, twin), axis.option)}"
-            rows.append(row)
+        rows += _points(overview, axis.option, curve, twins)
         if len(twins) == len(curve.cells) - 1:
             dead.append(curve.others)
-    suites = [c for c in overview.success.columns if c.kind == "percent"]
-    costs = [c for c in overview.cost.columns if c.key in COSTS]
-    columns = [
-        *([Column("curve", "", leading=True)] if len(axis.curves) > 1 else []),
-        Column("value", axis.option, leading=True),
-        *suites,
-        *costs,
-        *(c for c in overview.success.columns if c.kind == "count"),
-    ]
+    columns = [Column("curve", "", leading=True)] if several else []
+    columns += [Column("value", axis.option, leading=True), *_measured(overview)]
     if any("same" in row for row in rows):
         columns.append(Column("same", "repeats"))
-    notes = [overview.cost.notes[0]]
-    if len(dead) == len(axis.curves):
-        notes.insert(0, f"Dead axis: {axis.option} changes no decision on the episodes shared.")
-    elif dead:
-        notes.insert(0, f"{axis.option} changes no decision (dead axis) for {'; '.join(dead)}.")
-    title = axis.title + ("" if len(axis.curves) > 1 else f" ({axis.curves[0].others})")
+    notes = [*_dead_note(axis, dead), overview.cost.notes[0]]
+    title = axis.title + ("" if several else f" ({axis.curves[0].others})")
     return Table(axis.name, title, columns, rows, notes)
 
 
+def _measured(overview: Overview) -> list[Column]:
+    """Success by suite, what it costs, and how many episodes it is from."""
+    success = overview.success.columns
+    rates, counts = ([c for c in success if c.kind == kind] for kind in ("percent", "count"))
+    return [*rates, *(c for c in overview.cost.columns if c.key in COSTS), *counts]
+
+
+def _points(
+    overview: Overview, option: str, curve: Curve, twins: dict[int, int]
+) -> list[dict[str, Any]]:
+    """A row for each cell of a curve; `twins` is of `identical`."""
+    success = {row["cell"]: row for row in overview.success.rows}
+    values = {cell.index: value_of(cell, option) for cell in curve.cells}
+    rows = []
+    for index, value in values.items():
+        cost = next(row for row in overview.cost.rows if row["cell"] == index)
+        row = {**cost, **success[index], "value": str(value), "curve": curve.others}
+        if index in twins:
+            row["same"] = f"same decisions as {values[twins[index]]}"
+        rows.append(row)
+    return rows
+
+
+def _dead_note(axis: Axis, dead: list[str]) -> list[str]:
+    if len(dead) == len(axis.curves):
+        return [f"Dead axis: {axis.option} changes no decision on the episodes shared."]
+    if dead:
+        return [f"{axis.option} changes no decision (dead axis) for {'; '.join(dead)}."]
+    return []
+
+
 COSTS = ("tokens", "pruned", "macs", "macs_ratio", "flops", "p50", "p50_ratio")
-
-
-def _at(curve: Curve, index: int) -> Cell:
-    return next(cell for cell in curve.cells if cell.index == index)
 
 
 def identical(results: Results, curve: Curve) -> dict[int, int]:

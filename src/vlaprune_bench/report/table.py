@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -58,16 +59,7 @@ def show(value: Any, kind: str) -> str:
         return _show_rate(value, kind)
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return MISSING
-    if kind == "percent":
-        return f"{100 * value:.1f}"
-    if kind == "points":
-        return f"{100 * value:+.1f}"
-    if kind == "flops":
-        return si(value)
-    if kind == "p":
-        return "<0.001" if value < 0.001 else f"{value:.3f}"
-    forms = {"count": "{:.0f}", "number": "{:.4g}", "ms": "{:.1f}", "ratio": "{:.3f}"}
-    return forms.get(kind, "{}").format(value)
+    return FORMS.get(kind, str)(value)
 
 
 def _show_rate(rate: Rate, kind: str) -> str:
@@ -86,6 +78,19 @@ def si(flops: float) -> str:
         if flops >= scale:
             return f"{flops / scale:.3g} {unit}"
     return f"{flops:.0f}"
+
+
+FORMS: dict[str, Callable[[Any], str]] = {
+    "count": "{:.0f}".format,
+    "percent": lambda value: f"{100 * value:.1f}",
+    "points": lambda value: f"{100 * value:+.1f}",
+    "number": "{:.4g}".format,
+    "flops": si,
+    "ms": "{:.1f}".format,
+    "ratio": "{:.3f}".format,
+    "p": lambda value: "<0.001" if value < 0.001 else f"{value:.3f}",
+}
+"""How values of a kind are written; text as it is."""
 
 
 def terminal(table: Table, width: int) -> str:
@@ -109,17 +114,22 @@ def _blocks(table: Table, rows: list[dict[str, Any]], title: str, width: int) ->
     columns = [c for c in table.columns if c.key not in table.group]
     grid = [[_folded(column.title) for column in columns]]
     grid += [[_folded(show(row.get(c.key), c.kind)) for c in columns] for row in rows]
-    widths = [max(len(line) for cells in grid for line in cells[k]) for k in range(len(columns))]
-    leading = [k for k, column in enumerate(columns) if column.leading]
-    blocks = [list(leading)]
-    for k in range(len(columns)):
-        if k in leading:
-            continue
-        needed = sum(widths[i] + len(GAP) for i in [*blocks[-1], k])
+    widths = [
+        max(len(line) for cell in cells for line in cell) for cells in zip(*grid, strict=True)
+    ]
+    return [_draw(title, columns, grid, block) for block in _fitting(columns, widths, width)]
+
+
+def _fitting(columns: list[Column], widths: list[int], width: int) -> list[dict[int, int]]:
+    """Which columns stand together, with their widths: the leading ones and as many as fit."""
+    leading = {k: widths[k] for k, column in enumerate(columns) if column.leading}
+    blocks = [dict(leading)]
+    for k in sorted(set(range(len(columns))) - set(leading)):
+        needed = sum(blocks[-1].values()) + widths[k] + len(GAP) * (len(blocks[-1]) + 1)
         if needed > width and len(blocks[-1]) > len(leading):
-            blocks.append(list(leading))
-        blocks[-1].append(k)
-    return [_draw(title, columns, grid, {k: widths[k] for k in block}) for block in blocks]
+            blocks.append(dict(leading))
+        blocks[-1][k] = widths[k]
+    return blocks
 
 
 def _folded(text: str) -> list[str]:

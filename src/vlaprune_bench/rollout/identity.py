@@ -6,9 +6,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from vlaprune_bench.config import (
     OPTIONS,
@@ -165,18 +165,20 @@ def known_facts(folder: Path, config: EvalConfig) -> Facts | None:
     """Facts an earlier run in this results folder found out, if they still hold.
 
     Returns:
-        None: nothing ran there with these settings, or the checkpoint's files have changed since.
+        None: nothing ran there with these settings, the checkpoint's files have changed since, or
+            the note was damaged or written by another version: they are found out anew.
     """
     path = folder / "_runs" / _note_name(config)
-    if not path.is_file():
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+        checkpoint = Path(note["checkpoint_folder"])
+        if checkpoint.is_dir() and _stamp(checkpoint) != note["checkpoint_stamp"]:
+            return None
+        facts = Facts(**note["facts"])
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
-    note = json.loads(path.read_text())
-    checkpoint = Path(note["checkpoint_folder"])
-    if checkpoint.is_dir() and _stamp(checkpoint) != note["checkpoint_stamp"]:
-        return None
-    if set(note["facts"]) != {f.name for f in fields(Facts)}:
-        return None  # a version that asked for less
-    return Facts(**note["facts"])
+    kinds = get_type_hints(Facts)
+    return facts if all(isinstance(getattr(facts, n), kinds[n]) for n in kinds) else None
 
 
 def _note_name(config: EvalConfig) -> str:
@@ -188,7 +190,8 @@ def _stamp(folder: Path) -> str:
 
     def files() -> Iterator[tuple[str, int, int]]:
         for path in sorted(folder.iterdir()):
-            stat = path.stat()
-            yield path.name, stat.st_size, stat.st_mtime_ns
+            if path.exists():  # not a link that leads nowhere
+                stat = path.stat()
+                yield path.name, stat.st_size, stat.st_mtime_ns
 
     return digest(list(files()))

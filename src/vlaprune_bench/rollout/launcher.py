@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.measure.machine import model_threads
 from vlaprune_bench.rollout.identity import Facts
 from vlaprune_bench.rollout.jobs import Job
 from vlaprune_bench.rollout.pool import Pool, Processes, count_workers
 from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
+from vlaprune_bench.sim.compiled import is_compiled
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -86,6 +88,7 @@ class Local:
 
         what, compute = cells[0].what, cells[0].compute
         checkpoint, assets = resolve(cells[0])
+        threads = _set_threads(cells[0], checkpoint)
         self._policy = load_policy(
             checkpoint,
             what.pruner,
@@ -97,10 +100,12 @@ class Local:
             count_every=compute.count_flops_every,
             policy=what.policy,
             options=what.policy_options,
+            cameras=what.cameras,
+            unnorm_key=what.unnorm_key,
         )
         for cell in cells:
-            self._policy.fit(cell.what.pruner)  # refused before the first episode
-        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder)
+            self._policy.resolve(cell.what.pruner)  # refused before the first episode
+        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder, threads)
 
     def run(
         self,
@@ -115,6 +120,8 @@ class Local:
         workers, why = count_workers(config.compute.workers)
         if why:
             say(why)
+        if not is_compiled():
+            say("the simulator's controller is compiled first: once a machine, under a minute")
         with self.server(config, guard, workers) as server:
             yield from server.run(jobs, stopping)
 
@@ -133,6 +140,22 @@ class Local:
         )
 
 
+def _set_threads(config: EvalConfig, checkpoint: Checkpoint) -> int:
+    """Give torch the threads that suit the model; how many it has."""
+    import torch
+
+    size = sum(
+        path.stat().st_size
+        for path in checkpoint.folder.iterdir()
+        if path.suffix in (".safetensors", ".pt", ".bin")
+    )
+    workers, _ = count_workers(config.compute.workers)
+    threads = model_threads(config.compute.threads, size, workers)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()
+
+
 def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     """The checkpoint and the assets of a configuration, found without loading a model.
 
@@ -143,5 +166,6 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.sim.assets import resolve_assets
 
     checkpoint = Checkpoint.find(config.what.checkpoint, config.what.suite)
+    checkpoint.check_for(config.what.suite, config.what.unnorm_key)  # before assets are fetched
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
     return checkpoint, resolve_assets(config.what.assets, made_for)

@@ -82,6 +82,8 @@ class SceneReady:
     self_check: str | None
     reset_s: float
     """Wall time of the reset (and of opening the task, where it was not open), seconds."""
+    compile_s: float = 0.0
+    """What compiling took besides, once a machine, seconds: on no episode's clock."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Host:
         if plugin is not None:
             with TemporaryDirectory() as folder:
                 path = Path(folder) / plugin[0]
-                path.write_text(plugin[1])
+                path.write_text(plugin[1], encoding="utf-8")
                 load_plugin(path)
         self._inbox = Inbox()
         self._done: queue.SimpleQueue[Played | Refused | Exception | None] = queue.SimpleQueue()

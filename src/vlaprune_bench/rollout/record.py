@@ -91,7 +91,7 @@ class EpisodeRecord:
             frames_hash=scene.frames_hash if scene else None,
             task_name=opened.name,
             instruction=opened.instruction,
-            wall_s=time.perf_counter() - self.clock,
+            wall_s=time.perf_counter() - self.clock - (scene.compile_s if scene else 0.0),
             reset_s=scene.reset_s if scene else None,
             started_at=self.started.isoformat(timespec="seconds"),
             sim=scene.sim if scene else setup.config.compute.sim,

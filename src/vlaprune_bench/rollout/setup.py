@@ -29,6 +29,8 @@ class Loaded:
     gl_backend: str
     checkpoint: Path
     """Folder of the checkpoint."""
+    threads: int | None = None
+    """CPU threads of the model."""
 
     @property
     def facts(self) -> Facts:
@@ -46,7 +48,7 @@ class Loaded:
     @property
     def warnings(self) -> list[str]:
         """What the reader of a row must know."""
-        info, found = self.info, []
+        info, found = self.info, list(self.info.notes)
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:
@@ -125,6 +127,7 @@ class Setup:
             "checkpoint_trained": info.trained,
             "assets": assets.kind,
             "device": info.device,
+            "threads": self.loaded.threads,
             "gl_backend": self.loaded.gl_backend,
             "versions": versions(),
             "git_revision": git_revision(),

@@ -33,6 +33,7 @@ from vlaprune_bench.rollout.messages import (
     Refused,
     SceneReady,
 )
+from vlaprune_bench.sim.compiled import compile_s
 from vlaprune_bench.types import PROTOCOLS, ActionChunk, EpisodeSpec, Observation, UserError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Player:
         )
 
     def _play(self, order: Order, progress: Progress) -> None:
-        started = time.perf_counter()
+        started, compiled = time.perf_counter(), compile_s()
         task, new = self._open(order)
         self._ask(Opened(task.name, task.instruction))
         compared = None
@@ -90,9 +91,10 @@ class Player:
             compared = order.compare, task.fingerprint(order.compare)
 
         def after_reset() -> None:
-            took = time.perf_counter() - started
+            compiling = compile_s() - compiled
+            took = time.perf_counter() - started - compiling
             hashes = task.init_state_hash, task.scene_hash, task.frames_hash
-            self._ask(SceneReady(*hashes, compared, task.sim, task.self_check, took))
+            self._ask(SceneReady(*hashes, compared, task.sim, task.self_check, took, compiling))
 
         with film(order.film, order.spec, progress) as watch:
             run_episode(

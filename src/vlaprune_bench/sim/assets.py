@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from vlaprune_bench.sim.package import cache_root, package_folder
+from vlaprune_bench.files import user_path
+from vlaprune_bench.sim.package import cache_root, package_folder, writing_cache
 from vlaprune_bench.types import UserError
 
 HUB_REPO = "lerobot/libero-assets"
@@ -77,8 +78,10 @@ def resolve_assets(choice: str, needed: str) -> AssetSet:
     if choice == "lite":
         from vlaprune_bench.lite.build import build_lite  # draws with PIL
 
-        return _asset_set(build_lite(cache_root()))
-    folder = Path(choice).expanduser().absolute()
+        with writing_cache():
+            folder = build_lite(cache_root())
+        return _asset_set(folder)
+    folder = user_path(choice).absolute()
     if not folder.is_dir():
         raise UserError(
             f"{origin}={choice!r} is no folder: give real, lite, auto or a folder of LIBERO assets."

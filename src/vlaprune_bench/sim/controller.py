@@ -29,6 +29,8 @@ from robosuite.utils.control_utils import (
     orientation_error,
 )
 
+from vlaprune_bench.sim import compiled
+
 # So that compiled code finds MuJoCo's functions by name; the library is loaded already.
 for _library in Path(mujoco.__file__).parent.glob("libmujoco*.*"):
     llvmlite.binding.load_library_permanently(str(_library))
@@ -194,6 +196,9 @@ def _mass_index(model: Any, dofs: np.ndarray) -> np.ndarray:
                 index[place[dof], place[ancestor]] = index[place[ancestor], place[dof]] = address
             address, ancestor = address + 1, int(model.dof_parentid[ancestor])
     return index
+
+
+compiled.watch()
 
 
 @numba.njit(cache=True)

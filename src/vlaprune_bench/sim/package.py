@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlaprune_bench.files import user_path
 from vlaprune_bench.sim.gl import choose_gl, gl_environment
 from vlaprune_bench.sim.memory import cache_no_assets
 from vlaprune_bench.types import UserError
@@ -31,12 +32,37 @@ def cache_root() -> Path:
     """Our cache folder: `VLAPRUNE_CACHE`, else below `XDG_CACHE_HOME`, else below ~/.cache.
 
     The folder need not exist yet.
+
+    Raises:
+        UserError: none of them is set and no home folder is known.
     """
     own = os.environ.get("VLAPRUNE_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        return user_path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vlaprune-bench"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "vlaprune-bench"
+    except RuntimeError as error:
+        raise UserError(
+            "No home folder is known to keep a cache in: set VLAPRUNE_CACHE to a folder that can "
+            "be written to."
+        ) from error
+
+
+@contextlib.contextmanager
+def writing_cache() -> Iterator[None]:
+    """Say in one sentence that the cache cannot be written to; what is there is read all the same.
+
+    Raises:
+        UserError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"The cache {cache_root()} cannot be written to ({error.strerror or error}): set "
+            "VLAPRUNE_CACHE to a folder that can."
+        ) from error
 
 
 def package_folder() -> Path:
@@ -77,8 +103,9 @@ def prepare_config() -> Path:
     }
     # A JSON string is a YAML string, whatever characters the path holds.
     text = "".join(f"{name}: {json.dumps(str(path))}\n" for name, path in paths.items())
-    if not config.is_file() or config.read_text() != text:
-        write_atomically(config, text.encode())
+    if not config.is_file() or config.read_bytes() != text.encode():
+        with writing_cache():
+            write_atomically(config, text.encode())
     os.environ["LIBERO_CONFIG_PATH"] = str(config.parent)
     return config
 

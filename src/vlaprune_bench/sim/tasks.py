@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlaprune_bench.sim.assets import AssetSet
+from vlaprune_bench.sim.digests import check_task
 from vlaprune_bench.sim.package import package_folder
 from vlaprune_bench.types import SUITES, SceneProtocol, SimPath, UserError
 
@@ -93,12 +94,14 @@ def get_task(suite: str, task: int) -> TaskInfo:
     """One task by its index.
 
     Raises:
-        UserError: no such suite or task.
+        UserError: no such suite or task, or it is not LIBERO's own.
     """
     tasks = list_tasks(suite)
     if not 0 <= task < len(tasks):
         raise UserError(f"task={task} does not exist in {suite}: choose 0 to {len(tasks) - 1}.")
-    return tasks[task]
+    found = tasks[task]
+    check_task(suite, found.name, found.bddl_file, found.init_states_file)
+    return found
 
 
 def instruction_of(name: str) -> str:

@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from vlaprune_bench.types import DEFAULTS, EpisodeRow
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -71,8 +73,31 @@ def write_bytes(content: Any, path: Path) -> Path:
     return hidden
 
 
+def bring_up_to_date(path: Path) -> None:
+    """Give episodes that were written before a column joined that column, at its default.
+
+    Readers that take one file's columns for those of all (pandas, pyarrow) would lose it. A part
+    with columns of a version yet to come stays as it is.
+    """
+    import pyarrow.parquet as pq
+
+    known, there = schema(EpisodeRow), set(pq.read_schema(path).names)
+    if there < set(known.names):
+        write_hidden(relaxed(read_part(path, EpisodeRow)), path).replace(path)
+
+
+def relaxed(table: pa.Table) -> pa.Table:
+    """Let null stand in a column that some rows are older than: parquet would not write it."""
+    import pyarrow as pa
+
+    fields = [f.with_nullable(f.nullable or table[f.name].null_count > 0) for f in table.schema]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+
+
 def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> pa.Table:
-    """One part, with the columns of today's schema: null where the part is older than a column.
+    """One part, with the columns of today's schema.
+
+    Where the part is older than a column, that is at its default (`types.DEFAULTS`), else null.
 
     Raises:
         DamagedError: which file, and what is wrong with it.
@@ -87,16 +112,24 @@ def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> p
         part = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         there = set(part.schema_arrow.names)
         if "episode_id" not in there:
-            raise DamagedError(f"{path} is damaged (it has no episode_id)")
+            raise DamagedError(f"{path} holds no episodes or calls (no column episode_id)")
         table = part.read([f.name for f in wanted if f.name in there], use_threads=False)
         arrays = [
-            _cast(table[f.name], f.type) if f.name in there else pa.nulls(len(table), f.type)
+            _cast(table[f.name], f.type) if f.name in there else _before(kind, f, len(table))
             for f in wanted
         ]
     except (pa.ArrowException, OSError, ValueError) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise DamagedError(f"{path} is damaged ({why})") from error
     return pa.table(arrays, schema=pa.schema(wanted))
+
+
+def _before(kind: type, field: pa.Field, rows: int) -> pa.Array:
+    """What a column is in rows from before it."""
+    import pyarrow as pa
+
+    default = DEFAULTS[EpisodeRow].get(field.name) if kind is EpisodeRow else None
+    return pa.repeat(pa.scalar(default, field.type), rows)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -16,7 +16,9 @@ from typing import IO, TYPE_CHECKING
 
 from vlaprune_bench.store.parts import (
     DamagedError,
+    bring_up_to_date,
     read_part,
+    relaxed,
     to_table,
     write_bytes,
     write_hidden,
@@ -27,6 +29,7 @@ from vlaprune_bench.store.read import (
     contents,
     episode_id,
     is_merged,
+    is_own,
     read_episodes,
 )
 from vlaprune_bench.types import CallRow, EpisodeRow, Status, UserError
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 """Held while somebody writes; says who."""
 LOCK_ATTEMPTS = 3
+HALF_WRITTEN = ".*.parquet.*"
 MERGE_AT = 256
 """Single parts of finished episodes from which on they are merged: many small files read slowly."""
 
@@ -46,7 +50,7 @@ def holder(folder: Path) -> str | None:
     path = folder / LOCK
     if not path.is_file():
         return None
-    with path.open() as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -87,11 +91,13 @@ class Store:
             A sentence for every damaged part that was set aside.
 
         Raises:
-            UserError: another process holds the folder.
+            UserError: another process holds the folder, or it holds episodes that no run put there.
         """
         with self._clear_errors(), ExitStack() as opened:
-            file = opened.enter_context((self.folder / LOCK).open("a+"))
+            lock = (self.folder / LOCK).open("a+", encoding="utf-8", errors="replace")
+            file = opened.enter_context(lock)
             self._lock(file)
+            self._refuse_exports()
             sentences = self._tidy()
             held = opened.pop_all()
         with held:
@@ -175,17 +181,27 @@ class Store:
         with self._clear_errors():
             self._place(
                 self.folder / f"merged-{name}.parquet",
-                pa.concat_tables(parts.values()),
-                pa.concat_tables(calls),
+                relaxed(pa.concat_tables(parts.values())),
+                relaxed(pa.concat_tables(calls)),
             )
             _remove(parts)
         return len(parts)
 
+    def _refuse_exports(self) -> None:
+        found = contents(self.folder, ["episode_id"])
+        if others := [path.name for path in found.parts if not is_own(path)]:
+            raise UserError(
+                f"--output is {self.folder}; it holds exported episodes ({', '.join(others)}), "
+                "which no run adds to: give another folder."
+            )
+
     def _tidy(self) -> list[str]:
         """Set damaged parts aside, and finish what a killed process was doing."""
-        for folder in (self.folder, self.folder / "_calls"):
-            for hidden in folder.glob(".*.parquet.*"):
-                hidden.unlink()
+        for hidden in (
+            *self.folder.glob(HALF_WRITTEN),
+            *self.folder.glob(f"_calls/{HALF_WRITTEN}"),
+        ):
+            hidden.unlink()
         sentences = []
         while (found := self._checked()).damaged:  # what a bad file superseded may count again
             for part, sentence in found.damaged.items():
@@ -195,6 +211,8 @@ class Store:
                     f"{sentence}: set aside in {self.folder / '_damaged'}, {what} again"
                 )
         _remove(found.superseded)
+        for part in found.parts:
+            bring_up_to_date(part)
         # calls without their episode: killed before it was there, or after it was merged
         whole = {calls_path(part).name for part in found.parts}
         for path in (self.folder / "_calls").glob("[!._]*.parquet"):
@@ -204,8 +222,9 @@ class Store:
         return sentences
 
     def _checked(self) -> Contents:
-        """The contents, every byte of episodes and calls read."""
+        """The contents of our own parts, every byte of episodes and calls read."""
         found = contents(self.folder)
+        found.damaged = {part: why for part, why in found.damaged.items() if is_own(part)}
         for part in found.parts:
             try:
                 read_part(calls_path(part), CallRow)
@@ -231,7 +250,7 @@ class Store:
         """Keep a small text file beside the rows; it is there whole or not at all."""
         path = self.folder / "_runs" / name
         with self._clear_errors():
-            write_bytes(text.encode(), path).replace(path)
+            write_bytes(text.encode("utf-8", "backslashreplace"), path).replace(path)
 
     def done(self) -> set[str]:
         """Ids of the episodes the folder holds, whatever their status."""

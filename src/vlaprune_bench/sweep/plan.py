@@ -123,7 +123,7 @@ class Rates:
 
     @staticmethod
     def _keys(budget: int, suite: str, method: str) -> list[tuple[Any, ...]]:
-        """From the most alike to any at all."""
+        """Keys of rates, from those of the most alike episodes to that of any at all."""
         return [(budget, suite, method), (budget, suite), (budget,), (suite, method), ()]
 
     def seconds(self, cell: EvalConfig, own: Iterable[dict[str, Any]]) -> float | None:

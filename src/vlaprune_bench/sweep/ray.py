@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vlaprune_bench.config import EvalConfig, to_dict
+from vlaprune_bench.files import read_text
 from vlaprune_bench.rollout.identity import Facts
 from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.launcher import resolve
@@ -72,7 +73,7 @@ class HostHandle:
 
 
 class RayLauncher:
-    """Runs cells on a cluster (a `launch.Launcher`). Use as a context manager.
+    """Runs cells on a cluster (a `rollout.launcher.Launcher`). Use as a context manager.
 
     Args:
         address: of the cluster: `auto` (the one this machine is a node of), HOST:PORT, or `local`
@@ -84,7 +85,7 @@ class RayLauncher:
     """
 
     def __init__(self, address: str, plugin: Path | None = None) -> None:
-        self._plugin = (plugin.name, plugin.read_text()) if plugin else None
+        self._plugin = (plugin.name, read_text(plugin, "--plugin")) if plugin else None
         self._hosts: list[HostHandle] = []
         self._losses: Counter[str] = Counter()
         self._paused: dict[str, float] = {}

@@ -21,7 +21,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vlaprune_bench.policies.checkpoint import Checkpoint, first_line, reading, ready
+from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.device import check_room
+from vlaprune_bench.policies.weights import (
+    compare,
+    first_line,
+    read_safetensors,
+    reading,
+    ready,
+    shapes,
+    stored_shapes,
+)
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -71,9 +81,14 @@ class LeRobotCheckpoint(Checkpoint):
         """
         found: dict[str, tuple[int, ...]] = {}
         for path in self._weight_files():
-            with reading(path, SafetensorError), safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 (not a dict)
-                    found[name.removeprefix("model.")] = tuple(file.get_slice(name).get_shape())
+            for name, shape in stored_shapes(path).items():
+                bare = name.removeprefix("model.")
+                if bare in found:
+                    raise UserError(
+                        f"checkpoint {self.source}: {bare} is stored twice; which one is meant "
+                        "nothing says."
+                    )
+                found[bare] = shape
         return found
 
     def count(self, pattern: str) -> int:
@@ -118,15 +133,20 @@ class LeRobotCheckpoint(Checkpoint):
             for name, shape in self.shapes.items()
             if name in own or not (names.unused.match(name) or BUFFERS.match(name))
         }
-        wanted = {their: tuple(module.state_dict()[ours].shape) for their, ours in own.items()}
-        self._compare("model.safetensors", wanted, stored)
+        wanted = {their: shapes(module)[ours] for their, ours in own.items()}
+        compare(f"checkpoint {self.source}: the tensors of model.safetensors", wanted, stored)
+        groups: dict[torch.dtype, list[str]] = {}
+        for their, ours in own.items():
+            groups.setdefault(dtype_of(ours), []).extend((their, f"model.{their}"))
+        paths = self._weight_files()
+        largest = max(path.stat().st_size for path in paths)
+        widest = max(groups, key=lambda dtype: len(groups[dtype]))
+        check_room(f"--checkpoint is {self.source}", module, device, widest, mapped=largest)
         state: dict[str, Tensor] = {}
-        for path in self._weight_files():
-            with reading(path, SafetensorError), safe_open(path, "pt", device=str(device)) as file:
-                for name in file.keys():  # noqa: SIM118
-                    ours = own.get(name.removeprefix("model."))
-                    if ours is not None:
-                        state[ours] = file.get_tensor(name).to(dtype_of(ours))
+        for path in paths:
+            for dtype, names_of_dtype in groups.items():
+                found = read_safetensors(path, names_of_dtype, device, dtype)
+                state |= {own[name.removeprefix("model.")]: t for name, t in found.items()}
         return ready(module, state, device)
 
     def _stored(self, names: Names, ours: str) -> str:
@@ -169,7 +189,7 @@ class LeRobotCheckpoint(Checkpoint):
                 f"checkpoint {self.source}: {processor}.json names statistics in {state_file}, "
                 f"which is missing in {self.folder}."
             )
-        with reading(path, SafetensorError), safe_open(path, "pt") as file:
+        with reading(path, SafetensorError, OSError), safe_open(path, "pt") as file:
             found = {
                 name.removeprefix(f"{feature}."): file.get_tensor(name)
                 for name in file.keys()  # noqa: SIM118

@@ -139,6 +139,8 @@ class FlowVLA(VLA):
         protocol: EvalProtocol,
         count_every: int,
         options: FlowOptions,
+        cameras: int | None = None,
+        unnorm_key: str | None = None,
     ) -> None:
         """Load the networks onto the device. Arguments and errors: see `load_policy`."""
         found = checkpoint
@@ -152,6 +154,11 @@ class FlowVLA(VLA):
         if config.get("type") != self.name:
             kind = config.get("type", "an OpenVLA")
             raise UserError(f"--policy is {self.name}; checkpoint {checkpoint.source} is {kind}.")
+        for flag, value in (("cameras", cameras), ("unnorm-key", unnorm_key)):
+            if value is not None:
+                raise UserError(
+                    f"--{flag} is {value}; a {self.name} checkpoint says so itself: leave it out."
+                )
         self.chunk = int(config.get("chunk_size", 50))
         self.cameras, self.n_missing = self._cameras()
         openpi = protocol.conventions == "openpi"

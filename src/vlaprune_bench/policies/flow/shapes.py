@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from vlaprune_bench.policies.checkpoint import on_meta
+from vlaprune_bench.policies.device import check_room
 from vlaprune_bench.policies.flow.checkpoint import LeRobotCheckpoint, Names
 from vlaprune_bench.policies.flow.expert import ExpertShape
 from vlaprune_bench.policies.flow.model import PI_NAMES, SMOL_NAMES, FlowModel, Sizes
 from vlaprune_bench.policies.flow.vision import SiglipShape
-from vlaprune_bench.policies.random_checkpoint import SEED, check_room, draw
+from vlaprune_bench.policies.random_checkpoint import SEED, draw
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -166,8 +167,9 @@ class RandomFlow(LeRobotCheckpoint):
         Raises:
             UserError: the device has no room for them.
         """
-        sizes = {n: t.numel() * dtype_of(n).itemsize for n, t in module.state_dict().items()}
-        check_room(self.source, sum(sizes.values()), device)
+        dtypes = [dtype_of(name) for name in module.state_dict()]
+        usual = max(set(dtypes), key=dtypes.count)
+        check_room(f"--shape is {self.source}", module, device, usual)
         return draw(module, device, dtype_of)
 
 

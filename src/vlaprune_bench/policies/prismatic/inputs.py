@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.settings import SUFFIX_TOKEN
 
 PROMPT = "In: What action should the robot take to {}?\nOut:"
-SUFFIX_TOKEN = 29871
-"""Llama 2's token of a lone space, which prompts end with in training."""
 
 
 def prompt_ids(checkpoint: Checkpoint, instruction: str) -> list[int]:

@@ -28,7 +28,7 @@ class OpenVLA(PrismaticVLA):
     """OpenVLA with its discrete action tokens."""
 
     name = "openvla"
-    cameras = 1
+    cameras = most_cameras = 1
     chunk = 1
     sees = "causal"
     epsilon = 0.0
@@ -52,6 +52,12 @@ class OpenVLA(PrismaticVLA):
                 f"checkpoint {checkpoint.source}: it has a proprio_projector but no "
                 "action_head--*_checkpoint.pt; add that file, or say --policy openvla-oft if its "
                 "actions are discrete tokens."
+            )
+        if checkpoint.has_oft_code:
+            raise UserError(
+                f"checkpoint {checkpoint.source}: its code or its lora_adapter folder is "
+                "OpenVLA-OFT's and there is no action_head--*_checkpoint.pt; add that file, or say "
+                "--policy openvla-oft if its actions are discrete tokens, or --policy openvla."
             )
         return True
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +28,9 @@ from vlaprune_bench.types import EvalProtocol, Observation, TokenLayout, UserErr
 class PrismaticVLA(VLA):
     """A policy on a Prismatic model."""
 
-    cameras: ClassVar[int]
+    cameras: int
+    """How many it sees, the first of LIBERO's; of the class: unless said otherwise."""
+    most_cameras: ClassVar[int]
     chunk: ClassVar[int]
     """Actions per call."""
     sees: ClassVar[Sees]
@@ -46,10 +49,14 @@ class PrismaticVLA(VLA):
         protocol: EvalProtocol,
         count_every: int,
         logits: bool,
+        cameras: int | None = None,
+        unnorm_key: str | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Load the networks onto the device. Arguments and errors: see `load_policy`.
 
-        `logits` says whether the language model's token logits are needed.
+        `logits` says whether the language model's token logits are needed; `notes` become
+        `PolicyInfo.notes`.
         """
         super().__init__(
             checkpoint, device=device, dtype=dtype, protocol=protocol, count_every=count_every
@@ -59,22 +66,28 @@ class PrismaticVLA(VLA):
             raise UserError(
                 f"--policy is {self.name}; checkpoint {checkpoint.source} is a {config['type']}."
             )
-        unnorm_key, self.statistics = checkpoint.suite_statistics(suite)
-        self.action_bounds = Bounds.read(self.statistics, unnorm_key, "action", self.epsilon)
+        options = self._choose_cameras(cameras)
+        key, self.statistics = checkpoint.suite_statistics(suite, unnorm_key)
+        if unnorm_key not in (None, suite, f"{suite}_no_noops"):
+            options["unnorm_key"] = key
+        self._read_statistics(key)
 
-        with on_meta():
-            self.prismatic = Prismatic(
-                config, check_attention(attention), sees=self.sees, logits=logits
-            )
+        check_attention(attention)
+        with checkpoint.describing(), on_meta():
+            self.prismatic = Prismatic(config, attention, sees=self.sees, logits=logits)
         self.stack = self.prismatic.language_model
+        self.normalization = checkpoint.normalization(self.prismatic.vision_backbone.image_size)
         self.pruner = pruner  # refused before anything is read
         checkpoint.load_model(
             self.prismatic, unused_tensors(config, logits), self.device, self.dtype
         )
         own = config.get("vlaprune", {})
+        name = own.get("name", checkpoint.source)
+        if options:  # rows of other inputs are never compared as the same model's
+            name += f" ({', '.join(f'{key} {value}' for key, value in options.items())})"
         self.info = PolicyInfo(
             policy=self.name,
-            name=own.get("name", checkpoint.source),
+            name=name,
             checkpoint_hash=checkpoint.hash,
             trained=own.get("trained", True),
             assets=own.get("assets", "real"),
@@ -84,23 +97,47 @@ class PrismaticVLA(VLA):
             n_layers=self.stack.n_layers,
             grids=self._grids(),
             chunk=self.chunk,
-            unnorm_key=unnorm_key,
+            unnorm_key=key,
+            options=json.dumps(options, sort_keys=True),
+            notes=notes,
         )
 
     @classmethod
     def _is_prismatic(cls, checkpoint: Checkpoint) -> bool:
-        """Whether the checkpoint is an OpenVLA of any kind that is supported.
+        """Whether the checkpoint is an OpenVLA of any kind."""
+        return "type" not in checkpoint.config
+
+    def _read_statistics(self, key: str) -> None:
+        """Take from the dataset's statistics what scales inputs and actions.
 
         Raises:
-            UserError: it has an action head that is not.
+            UserError: it is not there, or of the wrong kind.
         """
-        if checkpoint.has_part("noisy_action_projector"):
+        self.action_bounds = Bounds.read(self.statistics, key, "action", self.epsilon)
+
+    def _choose_cameras(self, cameras: int | None) -> dict[str, Any]:
+        """Set how many cameras are seen.
+
+        Returns:
+            {"cameras": how many}, where that is not what is usual; else nothing.
+
+        Raises:
+            UserError: more than the policy takes, or not what config.json says.
+        """
+        usual = type(self).cameras
+        said = self.checkpoint.config.get("num_images_in_input")
+        if said is not None and cameras not in (None, said):
             raise UserError(
-                f"checkpoint {checkpoint.source}: it has a noisy_action_projector, so its action "
-                "head is OpenVLA-OFT's diffusion head; supported are the L1 head and discrete "
-                "tokens."
+                f"--cameras is {cameras}; num_images_in_input in config.json is {said}."
             )
-        return "type" not in checkpoint.config
+        flag = "--cameras" if said is None else "num_images_in_input in config.json"
+        self.cameras = said or cameras or usual
+        if self.cameras not in range(1, self.most_cameras + 1):
+            raise UserError(
+                f"{flag} is {self.cameras}; {self.name} on LIBERO takes "
+                f"{' or '.join(map(str, range(1, self.most_cameras + 1)))}."
+            )
+        return {} if self.cameras == usual or said else {"cameras": self.cameras}
 
     def _grids(self) -> tuple[tuple[int, int], ...]:
         return (self.prismatic.vision_backbone.grid,) * self.cameras
@@ -156,7 +193,8 @@ class PrismaticVLA(VLA):
         size = self.prismatic.vision_backbone.image_size
         images = observation.images[: self.cameras]
         frames = prepare_frames(images, self.protocol, size, self.device)
-        return Inputs(frames, pixel_values(frames, self.dtype), self._proprio(observation))
+        pixels = pixel_values(frames, self.dtype, self.normalization.means, self.normalization.stds)
+        return Inputs(frames, pixels, self._proprio(observation))
 
     def _prefix(self, memory: Memory, inputs: Inputs) -> Work[Prefix]:
         proprio_P = None
