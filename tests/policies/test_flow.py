@@ -4,6 +4,7 @@ not fit, each told in one sentence."""
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.policies.test_batch import act, call_of, check_same, start
+from vlaprune_bench import config
 from vlaprune_bench.measure.inputs import INSTRUCTION, observation
 from vlaprune_bench.policies import POLICIES, load_policy, named_object
 from vlaprune_bench.policies.checkpoint import TINY_FLOW, Checkpoint
@@ -264,8 +266,12 @@ def test_an_expert_at_every_second_layer(copy):
 
 
 def test_the_table_knows_each_policy():
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    says = Path(config.__file__).read_text()
     for name, path in POLICIES.items():
         assert named_object(path).name == name
+        assert f"| `{name}` |" in page
+    assert f'"""{", ".join(POLICIES)}, or auto: what the checkpoint' in says  # --help
     for source, protocol in (("tiny-pi0-untrained", "lerobot"), ("tiny", "openvla")):
         assert declared_protocol(source).name == protocol
     assert declared_protocol("nobody/has-this").name == "openvla"

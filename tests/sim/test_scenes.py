@@ -22,7 +22,7 @@ from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.scenes import SceneTable, fresh_seed, seeded_state
 from vlaprune_bench.sim.stepping import scene_hash, short_hash
 from vlaprune_bench.sim.tasks import get_task, load_init_states
-from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol
+from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, EvalProtocol
 
 FEW = [("libero_spatial", 4), ("libero_goal", 6)]
 """A drawer opened at the start, whose resets draw ever more numbers; a stove and a rack."""
@@ -74,6 +74,25 @@ def assert_scenes(suite: str, index: int, assets: AssetSet, n: int) -> None:
 @pytest.mark.parametrize(("suite", "index"), FEW)
 def test_scenes_are_those_of_real_resets(real_assets, suite, index):
     assert_scenes(suite, index, real_assets, 3)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_scenes_of_lerobot_are_those_of_resets_seeded_one_by_one(lite_assets):
+    """A drawer opened at the start: its resets draw ever more numbers, whatever the seed."""
+    info = get_task("libero_spatial", 4)
+    init_states = load_init_states(info.init_states_file)
+    environment, wanted = SeededEnvironment(info, lite_assets, LEROBOT_PROTOCOL, lazy=True), []
+    for k in range(3):
+        environment._random = seeded_state(1000 + k)
+        environment.hard_reset()
+        environment.env.set_init_state(init_states[k])
+        sim = environment.env.sim
+        wanted.append(scene_hash(sim.model._model, sim.data._data))
+    environment.close()
+    with LiberoTask("libero_spatial", 4, lite_assets, LEROBOT_PROTOCOL) as task:
+        assert [task.fingerprint(k) for k in (2, 0, 1)] == [wanted[k] for k in (2, 0, 1)]
+    assert len(set(wanted)) == 3
 
 
 @pytest.mark.sim
