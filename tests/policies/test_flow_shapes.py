@@ -10,8 +10,9 @@ from vlaprune_bench import policies
 from vlaprune_bench.measure.inputs import INSTRUCTION
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.checkpoint import on_meta
-from vlaprune_bench.policies.flow.model import FlowModel, pi_sizes, smolvla_sizes
+from vlaprune_bench.policies.flow.model import FlowModel
 from vlaprune_bench.policies.flow.shapes import PI0, PI05, SMOLVLA, RandomFlow
+from vlaprune_bench.policies.flow.sizes import pi_sizes, smolvla_sizes
 from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.profile.run import profile
 from vlaprune_bench.pruning.none import NoPruning
