@@ -337,8 +337,20 @@ def noise_in_the_data(path):
     path.write_bytes(bytes(content))
 
 
+def dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def folder_instead(path):
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize("part", ["episode-b.parquet", "_calls/calls-b.parquet"])
-@pytest.mark.parametrize("harm", [cut, empty, noise, noise_in_the_data, Path.unlink])
+@pytest.mark.parametrize(
+    "harm", [cut, empty, noise, noise_in_the_data, dangling, folder_instead, Path.unlink]
+)
 def test_a_damaged_part_is_named_and_set_aside_and_the_rest_is_read(tmp_path, part, harm):
     if (part, harm) == ("episode-b.parquet", Path.unlink):
         pytest.skip("an episode that is not there is not run yet")
@@ -369,6 +381,24 @@ def test_a_damaged_merged_part_is_set_aside_with_its_twin(tmp_path, where):
         assert "its episodes run again" in sentences[0]
     assert_holds(tmp_path, "c")
     assert len(list((tmp_path / "_damaged").rglob("merged-*"))) == 2
+
+
+def test_a_disk_that_fails_damages_no_part(tmp_path, monkeypatch):
+    add(Store(tmp_path), "a")
+
+    def failing(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(UserError, match=r"episode-a\.parquet cannot be read \(Input/output"):
+            load_results(tmp_path)
+        with (
+            pytest.raises(UserError, match=r"episode-a\.parquet cannot be read"),
+            Store(tmp_path).writing(),
+        ):
+            pass
+    assert_holds(tmp_path, "a")
 
 
 # two writers

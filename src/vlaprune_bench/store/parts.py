@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from vlaprune_bench.types import DEFAULTS, EpisodeRow
+from vlaprune_bench.types import DEFAULTS, EpisodeRow, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -102,11 +102,12 @@ def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> p
     Raises:
         DamagedError: which file, and what is wrong with it.
         FileNotFoundError: it is not there (any more).
+        UserError: it cannot be read, as on a failing disk, which is no damage to the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = path.read_bytes()  # a failing disk raises here, and is no damage to the file
+    content = _content(path)
     wanted = [f for f in schema(kind) if columns is None or f.name in columns]
     try:
         part = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
@@ -122,6 +123,19 @@ def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> p
         why = " ".join(str(error).split()).rstrip(".")
         raise DamagedError(f"{path} is damaged ({why})") from error
     return pa.table(arrays, schema=pa.schema(wanted))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise
+        raise DamagedError(f"{path} is a link that leads nowhere") from error
+    except IsADirectoryError as error:
+        raise DamagedError(f"{path} is a folder") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): put that right.") from error
 
 
 def _before(kind: type, field: pa.Field, rows: int) -> pa.Array:
