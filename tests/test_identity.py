@@ -45,8 +45,7 @@ def rows(config, loaded=LOADED):
     for cell in (config, config.but(pruner=EvalConfig().what.pruner)):
         setup = Setup(cell, loaded)
         shared = setup.shared(specs(cell)[-1])
-        measured = asdict(episode_row())
-        found.append({**measured, **shared})
+        found.append(asdict(episode_row()) | shared)
     return found
 
 
@@ -139,7 +138,7 @@ def test_no_list_repeats_the_roles():
 
 
 def test_facts_and_rows_agree():
-    row = Setup(CONFIG, LOADED).shared(specs(CONFIG)[0])
+    row = DEFAULTS[EpisodeRow] | Setup(CONFIG, LOADED).shared(specs(CONFIG)[0])
     facts = {k: v for k, v in asdict(LOADED.facts).items() if k in IDENTITY}
     assert {name: row[name] for name in facts} == facts
     assert json.loads(row["method_options"]) == method_options(CONFIG.what.pruner)
