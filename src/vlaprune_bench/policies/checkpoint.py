@@ -1,4 +1,4 @@
-"""Read a checkpoint in the layout OpenVLA and OpenVLA-OFT are published in.
+"""Read a checkpoint in the layout OpenVLA and OpenVLA-OFT are published in (LeRobot's: see `flow`).
 
     config.json, model.safetensors (or shards with model.safetensors.index.json),
     dataset_statistics.json, tokenizer.json,
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from vlaprune_bench.files import user_path
 from vlaprune_bench.policies.device import check_room
 from vlaprune_bench.policies.folder import (
+    LEROBOT_READ,
     MODEL,
     READ,
     claims,
@@ -53,6 +54,7 @@ from vlaprune_bench.policies.weights import (
     read_state_dict,
     reading,
     ready,
+    shapes,
     stored_shapes,
 )
 from vlaprune_bench.types import UserError
@@ -64,7 +66,10 @@ M = TypeVar("M", bound=nn.Module)
 TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
 TRAINED = {f"libero_{name}": f"tiny-{name}" for name in ("spatial", "object", "goal")}
 """What `tiny` is: one checkpoint a suite, as the published OpenVLA-OFT ones are."""
-EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {name: name for name in TRAINED.values()}
+TINY_FLOW = {kind: f"tiny-{kind}-untrained" for kind in ("pi0", "pi05", "smolvla")}
+EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {
+    name: name for name in (*TRAINED.values(), *TINY_FLOW.values())
+}
 """Checkpoints that come with the package, by the names users give them; and `tiny`."""
 _SHARD = re.compile(r"model[\w.-]*\.safetensors")
 OFT_CODE = "proprio_projector"
@@ -129,12 +134,14 @@ class Checkpoint:
                 f"--checkpoint is {self.source}; there is no config.json in {self.folder}."
             )
         for name in names:
-            if claims(name, READ):
+            if claims(name, self.read):
                 refuse_unreadable(self.folder / name, self.source)
         _ = self.config
         weights = [path.name for path in self._weight_files()]
-        claimed = [name for name in READ if name != MODEL] + weights
+        claimed = [name for name in self.read if name != MODEL] + weights
         refuse_unclaimed(self.source, names, claimed)
+        if self.is_lerobot:
+            return  # its processors are read by the policy, before its weights
         for name, look in (
             ("generation_config.json", check_generation),
             ("tokenizer_config.json", check_tokenizer_config),
@@ -152,12 +159,26 @@ class Checkpoint:
         Raises:
             UserError: no statistics of that suite, or no tokenizer.
         """
+        if self.is_lerobot:
+            return
         self.suite_statistics(suite, unnorm_key)
         _ = self.tokenizer
 
     @cached_property
+    def is_lerobot(self) -> bool:
+        """Whether the layout is LeRobot's: only its config.json names a policy's type."""
+        return "type" in self._json("config.json")
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of the files that the policy is made of, by its layout."""
+        return LEROBOT_READ if self.is_lerobot else READ
+
+    @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, checked; see `settings.read_config`."""
+        """config.json; OpenVLA's is checked, see `settings.read_config`."""
+        if self.is_lerobot:
+            return self._json("config.json")
         return read_config(self._json("config.json"), f"checkpoint {self.source}: config.json")
 
     @cached_property
@@ -204,7 +225,7 @@ class Checkpoint:
         not prove that every byte of a large file is the same.
         """
         digest = hashlib.sha256()
-        for path in self._files(READ):
+        for path in self._files(self.read):
             size = path.stat().st_size
             digest.update(f"{path.name}\0{size}\0".encode())
             with path.open("rb") as file:
@@ -287,7 +308,7 @@ class Checkpoint:
                 stored[name] = shape
         compare(
             f"checkpoint {self.source}: the tensors of model.safetensors",
-            module,
+            shapes(module),
             {name: shape for name, shape in stored.items() if not unused.match(name)},
         )
         largest = max(path.stat().st_size for path in paths)
@@ -329,8 +350,8 @@ class Checkpoint:
         path = paths[0]
         check_room(f"--checkpoint is {self.source}", module, device, dtype, path.stat().st_size)
         state = read_state_dict(path, device)
-        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        compare(f"checkpoint {self.source}: the tensors of {path.name}", module, shapes)
+        stored = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        compare(f"checkpoint {self.source}: the tensors of {path.name}", shapes(module), stored)
         cast = {name: finite(tensor.to(dtype), name, path) for name, tensor in state.items()}
         return ready(module, cast, device)
 

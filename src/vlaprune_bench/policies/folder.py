@@ -26,6 +26,23 @@ READ = (
     "proprio_projector--*_checkpoint.pt",
 )
 """What a policy is made of: fetched, hashed and read."""
+LEROBOT_READ = (
+    "config.json",
+    MODEL,
+    "model.safetensors.index.json",
+    "policy_preprocessor*.json",
+    "policy_postprocessor*.json",
+    "policy_preprocessor*.safetensors",
+    "policy_postprocessor*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "architecture.json",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+)
+"""The same in LeRobot's layout."""
+LEROBOT_MARKS = ("policy_preprocessor.json", "train_config.json")
+"""Files that tell a repository of LeRobot's by their names."""
 CHECKED = (
     "generation_config.json",
     "tokenizer_config.json",
@@ -41,6 +58,7 @@ HARMLESS = (
     # the tokenizer again, in forms of which tokenizer.json is the whole
     *"tokenizer.model special_tokens_map.json added_tokens.json vocab.json merges.txt".split(),
     "chat_template.json",
+    "train_config.json",
 )
 """Names of text, code (never run), logs, pictures and backups."""
 TRAINING_STATE = ("optimizer*.pt", "scheduler*.pt", "rng_state*.pth", "training_args.bin")
@@ -150,8 +168,9 @@ def refuse_unreadable(path: Path, source: str) -> None:
 
 
 def claims(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name, of the folder itself, is one of those patterns."""
-    return any("/" not in name and fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a name is one of those patterns, in the folder that the pattern says."""
+    depth = name.count("/")
+    return any(depth == p.count("/") and fnmatchcase(name, p) for p in patterns)
 
 
 def _harmless(path: str) -> bool:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from vlaprune_bench.policies.folder import CHECKED, READ, refuse_other_kinds, refuse_unclaimed
+from vlaprune_bench.policies.folder import (
+    CHECKED,
+    LEROBOT_MARKS,
+    LEROBOT_READ,
+    READ,
+    refuse_other_kinds,
+    refuse_unclaimed,
+)
 from vlaprune_bench.policies.weights import first_line
 from vlaprune_bench.types import UserError
 
@@ -27,7 +34,7 @@ def fetch(source: str) -> Path:
         return Path(
             snapshot_download(
                 source,
-                allow_patterns=[*READ, *CHECKED],
+                allow_patterns=[*READ, *CHECKED, *LEROBOT_READ],
                 ignore_patterns=["*/*"],
                 etag_timeout=5,
             )
@@ -55,4 +62,4 @@ def _look(source: str) -> None:
     if not any(re.fullmatch(r"model.*\.safetensors", name) for name in names):
         refuse_other_kinds(source, names)
     visible = [name for name in names if not re.search(r"(^|/)\.", name)]
-    refuse_unclaimed(source, visible, READ)
+    refuse_unclaimed(source, visible, LEROBOT_READ if {*LEROBOT_MARKS} & {*names} else READ)

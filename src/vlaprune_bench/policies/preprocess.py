@@ -17,6 +17,7 @@ import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vlaprune_bench.types import EvalProtocol
 
@@ -45,7 +46,10 @@ def prepare_frames(
     # in memory a row of all frames and channels after the other, as `resample` works
     x_HNCW = torch.from_numpy(frames).to(device).permute(1, 0, 3, 2).contiguous().float()
     x_NCHW = x_HNCW.permute(1, 2, 0, 3)
-    x_NCHW = resize(x_NCHW, size, protocol.resize)
+    if protocol.antialias:
+        x_NCHW = resize(x_NCHW, size, protocol.resize)
+    else:
+        x_NCHW = interpolate(x_NCHW, size, mode="bilinear", align_corners=False).round()
     if protocol.crop_area < 1.0:
         x_NCHW = center_crop(x_NCHW, protocol.crop_area)
     return x_NCHW.contiguous()

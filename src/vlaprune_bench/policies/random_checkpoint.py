@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +112,7 @@ class RandomCheckpoint(Checkpoint):
             UserError: the device has no room for them.
         """
         check_room(f"--shape is {self.source}", module, device, dtype)
-        return _draw(module, device, dtype)
+        return draw(module, device, lambda _: dtype)
 
     def has_part(self, stem: str) -> bool:
         """Whether the shape has that part."""
@@ -128,23 +129,28 @@ class RandomCheckpoint(Checkpoint):
             UserError: the device has no room for them.
         """
         check_room(f"--shape is {self.source}", module, device, dtype)
-        return _draw(module, device, dtype)
+        return draw(module, device, lambda _: dtype)
 
 
 OFT_PARTS = ("action_head", "proprio_projector")
-SHAPES = {
-    "openvla-7b": RandomCheckpoint("openvla-7b", Path()),
-    "openvla-oft-7b": RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS),
-}
-"""OpenVLA (arXiv 2406.09246), and OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
+OPENVLA_7B = RandomCheckpoint("openvla-7b", Path())
+"""OpenVLA (arXiv 2406.09246)."""
+OPENVLA_OFT_7B = RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS)
+"""OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
 
 
-def _draw(module: M, device: torch.device, dtype: torch.dtype) -> M:
-    """Give a module on the meta device random weights that keep activations near 1."""
+def draw(module: M, device: torch.device, dtype_of: Callable[[str], torch.dtype]) -> M:
+    """Give a module on the meta device random weights that keep activations near 1.
+
+    Args:
+        module: the module.
+        device: where the weights are drawn.
+        dtype_of: precision of a parameter, by its name.
+    """
     generator = _generator(device)
     state = {}
     for name, meta in module.state_dict().items():
-        values = torch.empty(meta.shape, dtype=dtype, device=device)
+        values = torch.empty(meta.shape, dtype=dtype_of(name), device=device)
         scale, shift = _spread(name, meta)
         # in place, in the target precision: no second copy of a large tensor
         state[name] = values.normal_(shift, scale, generator=generator)
@@ -157,7 +163,7 @@ def _spread(name: str, tensor: Tensor) -> tuple[float, float]:
         return 0.02, 0.0
     if tensor.dim() == 1:  # norms and layer scales
         return 0.1, 1.0
-    if name.endswith(("_token", "pos_embed", "embed_tokens.weight")):
+    if name.endswith(("_token", "pos_embed", "embed_tokens.weight", "embedding.weight")):
         return 1.0, 0.0
     return 1 / math.sqrt(math.prod(tensor.shape[1:])), 0.0
 

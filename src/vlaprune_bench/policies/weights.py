@@ -84,15 +84,21 @@ def read_state_dict(path: Path, device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def compare(what: str, module: nn.Module, stored: dict[str, tuple[int, ...]]) -> None:
-    """Raise UserError unless exactly the module's tensors are stored, in its shapes.
+def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of a module's tensors by name."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def compare(
+    what: str, wanted: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]
+) -> None:
+    """Raise UserError unless exactly the wanted tensors are stored, in their shapes.
 
     Args:
         what: begins the sentence.
-        module: on the meta device.
+        wanted: shapes by name.
         stored: shapes by name.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     both = wanted.keys() & stored.keys()
     problems = {
         "missing": [f"{n} {wanted[n]}" for n in wanted if n not in stored],

@@ -15,7 +15,6 @@ from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
 from vlaprune_bench.sim.compiled import is_compiled
-from vlaprune_bench.types import PROTOCOLS
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -97,9 +96,10 @@ class Local:
             device=compute.device,
             dtype=compute.dtype,
             attention=compute.attention,
-            protocol=PROTOCOLS[what.protocol],
+            protocol=what.evaluation,
             count_every=compute.count_flops_every,
             policy=what.policy,
+            options=what.policy_options,
             cameras=what.cameras,
             unnorm_key=what.unnorm_key,
         )

@@ -41,6 +41,7 @@ class Loaded:
             self.assets.hash,
             info.dtype,
             info.chunk,
+            info.action_steps,
             info.options,
         )
 
@@ -120,7 +121,7 @@ class Setup:
             "method_options": json.dumps(method_options(what.pruner)),
             "run_id": run_id(self.config),
             "episode_id": self.episode_id(spec),
-            "env_seed": PROTOCOLS[spec.protocol].env_seed,
+            "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
             "keep": what.pruner.keep_ratio,
             "checkpoint": info.name,
             "checkpoint_trained": info.trained,

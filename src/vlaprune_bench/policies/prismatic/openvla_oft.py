@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from vlaprune_bench.measure.latency import StageTimer
-from vlaprune_bench.policies.call_data import Prediction
+from vlaprune_bench.policies.call_data import Inputs, Prediction
 from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
 from vlaprune_bench.policies.normalize import EPSILON, Bounds, robot_state
 from vlaprune_bench.policies.prismatic.heads import ActionTokens, L1Head, ProprioProjector
-from vlaprune_bench.policies.prismatic.prefill import Prefill
-from vlaprune_bench.policies.prismatic.requests import Work
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
-from vlaprune_bench.policies.vla import PrismaticVLA
+from vlaprune_bench.policies.prismatic.policy import PrismaticVLA
+from vlaprune_bench.policies.transformer.prefill import Prefill
+from vlaprune_bench.policies.transformer.requests import Work
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.pruning.base import Pruner
 from vlaprune_bench.types import Observation, TokenLayout, UserError
 
@@ -39,7 +39,7 @@ class OpenVLAOFT(PrismaticVLA):
     name = "openvla-oft"
     cameras = most_cameras = 2
     chunk = 8  # of every published LIBERO checkpoint; no file of a checkpoint says so
-    causal = False
+    sees = "all"
     epsilon = EPSILON
 
     def __init__(self, checkpoint: Checkpoint, pruner: Pruner, **options: Any) -> None:
@@ -68,6 +68,11 @@ class OpenVLAOFT(PrismaticVLA):
             self.proprio_projector = checkpoint.load_part(projector, "proprio_projector", *place)
         stop = checkpoint.config.get("text_config", {}).get("eos_token_id", STOP_TOKEN)
         self._stop_1 = torch.tensor([stop], device=self.device)
+
+    @classmethod
+    def reads(cls, checkpoint: Checkpoint) -> bool:
+        """Whether it has an action head. No file tells an OpenVLA-OFT without one from OpenVLA."""
+        return cls._is_prismatic(checkpoint) and checkpoint.has_part("action_head")
 
     def _read_statistics(self, key: str) -> None:
         super()._read_statistics(key)
@@ -103,10 +108,11 @@ class OpenVLAOFT(PrismaticVLA):
         return torch.cat(parts)[None]
 
     def _predict(
-        self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
+        self, decoder: CallDecoder, prefill: Prefill, inputs: Inputs, timer: StageTimer
     ) -> Work[Prediction]:
         yield from ()  # no layer runs again
         timer.enter("head")
+        layout = decoder.layout
         # only patches leave, and they stand before the actions
         gone = layout.length - prefill.hidden_BND.shape[1]
         rows = layout.action_rows
