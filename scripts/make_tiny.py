@@ -4,9 +4,10 @@
     python scripts/make_tiny.py /some/dir
 
 `tiny-untrained` is an OpenVLA-OFT, `tiny-openvla-untrained` an OpenVLA with the same weights where
-both have them. Nothing in them is trained: they run every code path on any machine, and their
-success rates mean nothing. Weights come from a seeded numpy generator, so they do not depend on the
-version of torch. Needs the libero package, for the words of its instructions.
+both have them; `tiny-pi0-untrained` and the like are in `tiny.flow`. Nothing in them is trained:
+they run every code path on any machine, and their success rates mean nothing. Weights come from a
+seeded numpy generator, so they do not depend on the version of torch. Needs the libero package, for
+the words of its instructions.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import flow
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
-from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, Checkpoint, on_meta
+from vlaprune_bench.policies.checkpoint import TINY, TINY_FLOW, TINY_OPENVLA, Checkpoint, on_meta
 from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
+from vlaprune_bench.policies.prismatic.inputs import PROMPT
 from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.vision import TOWERS
-from vlaprune_bench.policies.vla import PROMPT
 from vlaprune_bench.types import SUITES
 
 SEED = 20250711
@@ -190,9 +192,12 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def main(root: Path) -> None:
-    """Write both into folders of `root`."""
+    """Write all into folders of `root`."""
     make_oft(root / TINY)
     make_openvla(root / TINY, root / TINY_OPENVLA)
+    words = {word for text in instructions() for word in text.split()}
+    for kind, name in TINY_FLOW.items():
+        flow.make(kind, root / name, words)
 
 
 if __name__ == "__main__":

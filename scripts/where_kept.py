@@ -133,7 +133,7 @@ def run_calls(policy: Any, suite: str, index: int, trials: int) -> Iterator[Call
                 policy,
                 EpisodeSpec(suite, index, trial, What.seed, protocol.name, budget),
                 episode_seed=trial,
-                execute_steps=protocol.execute_steps,
+                execute_steps=protocol.execute_steps or policy.info.chunk,
                 progress=Progress(),
                 after_reset=watch.begin,
                 watch=watch,

@@ -50,7 +50,7 @@ class FakePolicy:
     def resolve(self, pruner):
         return pruner
 
-    def start(self, instruction, seed, pruner):
+    def start(self, instruction, seed, pruner, noise_seed):
         self.begun.append((pruner.name, seed))
         return SimpleNamespace(
             calls=0, random=np.random.default_rng(seed), method=pruner, name=instruction

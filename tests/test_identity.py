@@ -20,7 +20,7 @@ from vlaprune_bench.report.summary import summarise
 from vlaprune_bench.rollout.identity import draw_seed, facts_note, identity, known_facts, specs
 from vlaprune_bench.rollout.setup import Setup
 from vlaprune_bench.store import Store
-from vlaprune_bench.types import IDENTITY, EpisodeRow, EpisodeSpec, Role, columns
+from vlaprune_bench.types import DEFAULTS, IDENTITY, EpisodeRow, EpisodeSpec, Role, columns
 
 CONFIG = EvalConfig.of(pruner=Static(keep=0.5), task_ids=(0,), trials=1)
 OTHER = {
@@ -45,8 +45,7 @@ def rows(config, loaded=LOADED):
     for cell in (config, config.but(pruner=EvalConfig().what.pruner)):
         setup = Setup(cell, loaded)
         shared = setup.shared(specs(cell)[-1])
-        measured = asdict(episode_row())
-        found.append({**measured, **shared})
+        found.append(asdict(episode_row()) | shared)
     return found
 
 
@@ -56,7 +55,8 @@ def changed(name):
         return CONFIG.but(**OTHER[name]), LOADED
     if name == "assets_hash":
         return CONFIG, replace(LOADED, assets=replace(LOADED.assets, hash="other"))
-    return CONFIG, replace(LOADED, info=replace(LOADED.info, **{name: "other"}))
+    field = {"policy_options": "options"}.get(name, name)
+    return CONFIG, replace(LOADED, info=replace(LOADED.info, **{field: "other"}))
 
 
 @pytest.mark.parametrize("name", IDENTITY)
@@ -94,7 +94,8 @@ def test_a_method_is_compared_with_none_of_its_own_setting_alone(name):
 def test_every_column_has_a_role_and_ids_are_made_of_three_of_them():
     assert all(isinstance(f.metadata["role"], Role) for f in fields(EpisodeRow))
     facts = LOADED.facts
-    assert set(identity(CONFIG, specs(CONFIG)[0], facts)) == set(IDENTITY)
+    joined_later = DEFAULTS[EpisodeRow].keys()
+    assert set(identity(CONFIG, specs(CONFIG)[0], facts)) == set(IDENTITY) - joined_later
 
 
 def test_ids_of_rows_already_written_stay():
@@ -102,7 +103,7 @@ def test_ids_of_rows_already_written_stay():
     path = Path(__file__).parents[1] / "results" / "tiny-table-2026-11" / "tiny-table.parquet"
     table = pd.read_parquet(path).sample(20, random_state=0)
     for row in table.to_dict("records"):
-        data = {name: row[name] for name in IDENTITY}
+        data = {name: row[name] for name in IDENTITY if name in row}
         data["method_options"] = json.loads(data["method_options"])
         assert digest(data) == row["episode_id"]
 
@@ -137,7 +138,7 @@ def test_no_list_repeats_the_roles():
 
 
 def test_facts_and_rows_agree():
-    row = Setup(CONFIG, LOADED).shared(specs(CONFIG)[0])
+    row = DEFAULTS[EpisodeRow] | Setup(CONFIG, LOADED).shared(specs(CONFIG)[0])
     facts = {k: v for k, v in asdict(LOADED.facts).items() if k in IDENTITY}
     assert {name: row[name] for name in facts} == facts
     assert json.loads(row["method_options"]) == method_options(CONFIG.what.pruner)

@@ -16,7 +16,7 @@ def test_the_reference_protocols_numbers():
         "libero_10": 520,
         "libero_90": 400,
     }
-    assert (p.env_seed, p.camera_size, p.rotate_180) == (0, 256, True)
+    assert (p.env_seed, p.seed_of(3), p.camera_size, p.rotate_180) == (0, 0, 256, True)
     assert (p.jpeg_quality, p.resize, p.crop_area, p.execute_steps) == (95, "lanczos3", 0.9, 8)
 
 
@@ -27,8 +27,17 @@ def test_profiles_differ_only_where_the_table_says():
         return {key for key, value in asdict(PROTOCOLS[name]).items() if value != base[key]}
 
     shared = {"name", "env_seed", "jpeg_quality", "resize", "crop_area"}
-    assert differing("openpi") == shared | {"execute_steps"}
-    assert differing("lerobot") == shared | {"budgets"}
+    assert differing("openpi") == shared | {"execute_steps", "conventions"}
+    assert differing("lerobot") == shared | {
+        "budgets",
+        "camera_size",
+        "antialias",
+        "execute_steps",
+        "seed_per_trial",
+        "state_dtype",
+    }
+    assert [PROTOCOLS["lerobot"].seed_of(trial) for trial in (0, 7)] == [1000, 1007]
+    assert PROTOCOLS["openpi"].seed_of(7) == 7
     assert PROTOCOLS["lerobot"].budgets["libero_spatial"] == 280
     assert set(PROTOCOLS["lerobot"].budgets) == set(SUITES)
 
@@ -48,6 +57,10 @@ def test_the_documented_table_is_the_data():
         quality = "none" if p.jpeg_quality is None else f"quality {p.jpeg_quality}"
         assert table["JPEG round trip"][name] == quality
         assert table["resize to 224"][name].startswith(p.resize)
+        assert ("no antialias" in table["resize to 224"][name]) == (not p.antialias)
+        assert table["rendered frames"][name] == str(p.camera_size)
+        assert table["state"][name] == p.state_dtype
+        assert table["prompts and normalisation of flow policies"][name] == p.conventions
         crop = "none" if p.crop_area == 1 else f"{p.crop_area} of the area"
         assert table["centre crop"][name] == crop
     assert table["executed per call"]["openpi"] == str(PROTOCOLS["openpi"].execute_steps)

@@ -20,8 +20,8 @@ import simplejpeg
 import torch
 
 from vlaprune_bench.policies.normalize import Bounds, axis_angle
-from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.preprocess import prepare_frames
+from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 ACTION_DIM = 7

@@ -17,12 +17,12 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
-from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.preprocess import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD
 from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
+from vlaprune_bench.policies.prismatic.inputs import PROMPT
 from vlaprune_bench.policies.prismatic.model import Prismatic
+from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.prismatic.vision import LayerScale, PatchEmbed
-from vlaprune_bench.policies.vla import PROMPT
 from vlaprune_bench.types import TokenLayout
 
 ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7

@@ -46,7 +46,7 @@ def roll_out(
                     policy,
                     spec,
                     episode_seed=trial,
-                    execute_steps=protocol.execute_steps,
+                    execute_steps=protocol.execute_steps or policy.info.chunk,
                     progress=progress,
                 )
                 result = {"success": progress.success, "steps": progress.steps}

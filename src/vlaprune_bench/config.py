@@ -18,9 +18,19 @@ import draccus
 import yaml
 
 from vlaprune_bench.files import expand_paths, read_text, user_path
+from vlaprune_bench.policies import POLICIES
+from vlaprune_bench.policies.declared import declared_protocol
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.types import N_TASKS, PROTOCOLS, SUITES, SceneProtocol, SimPath, UserError
+from vlaprune_bench.types import (
+    N_TASKS,
+    PROTOCOLS,
+    SUITES,
+    EvalProtocol,
+    SceneProtocol,
+    SimPath,
+    UserError,
+)
 
 T = TypeVar("T")
 Video = Literal["none", "query", "all"]
@@ -64,27 +74,36 @@ class What:
     """Trials per task: the first so many of LIBERO's 50 fixed init states."""
     seed: int = field(default=7, metadata=CELL)
     """Policy seed."""
-    protocol: str = "openvla"
-    """Evaluation protocol: settle steps, budgets, preprocessing, executed steps."""
+    protocol: str = "auto"
+    """Evaluation protocol (settle steps, budgets, seeds, preprocessing, executed steps): openvla,
+    lerobot, openpi, or auto: what the checkpoint was published with."""
     max_steps: int | None = field(default=None, metadata=CELL)
     """Control steps per episode; by default the protocol's budget for the suite."""
     execute_steps: int | None = field(default=None, metadata=CELL)
-    """Actions of a chunk executed before the policy is called again; by default the protocol's."""
+    """Actions of a chunk executed before the policy is called again; by default the protocol's, or
+    where that leaves it open the checkpoint's (`n_action_steps`)."""
     scenes: SceneProtocol = "reference"
     """Which scene a trial is: reference (what the reference loop shows) or fresh (seeded alone)."""
     checkpoint: str = "tiny"
     """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained; see docs/tiny.md),
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
+    """openvla, openvla-oft, pi0, pi05, smolvla, or auto: what the checkpoint's files say."""
+    policy_options: tuple[str, ...] = ()
+    """Options of the policy's own, each key=value: see docs/policies.md."""
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
+    unnorm_key: str | None = None
+    """Key of the normalisation statistics in the checkpoint; by default the suite's."""
     assets: str = "auto"
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
 
     def __post_init__(self) -> None:
         _check_choice("suite", self.suite, SUITES)
-        _check_choice("protocol", self.protocol, PROTOCOLS)
+        _check_choice("protocol", self.protocol, ("auto", *PROTOCOLS))
         _check_choice("scenes", self.scenes, get_args(SceneProtocol))
-        _check_choice("policy", self.policy, ("auto", "openvla", "openvla-oft"))
+        _check_choice("policy", self.policy, ("auto", *POLICIES))
         for task in self.task_ids:
             if not 0 <= task < N_TASKS[self.suite]:
                 raise UserError(
@@ -98,6 +117,8 @@ class What:
         for name in ("max_steps", "execute_steps"):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
+        if self.cameras not in (None, 1, 2):
+            raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
 
     @property
     def tasks(self) -> tuple[int, ...]:
@@ -107,12 +128,14 @@ class What:
     @property
     def budget(self) -> int:
         """Control steps an episode may take."""
-        return self.max_steps or PROTOCOLS[self.protocol].budgets[self.suite]
+        return self.max_steps or self.evaluation.budgets[self.suite]
 
     @property
-    def executed(self) -> int:
-        """Actions of a chunk executed before the policy is called again."""
-        return self.execute_steps or PROTOCOLS[self.protocol].execute_steps
+    def evaluation(self) -> EvalProtocol:
+        """The protocol, the checkpoint's own where it is not named."""
+        if self.protocol == "auto":
+            return declared_protocol(self.checkpoint)
+        return PROTOCOLS[self.protocol]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
         check_method(MyMethod(keep=0.25))
 
 They run short episodes of the real networks with the embedded checkpoints' weights, on the CPU, and
-take a few seconds.
+take half a minute.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from vlaprune_bench.pruning.none import NoPruning
 if TYPE_CHECKING:
     from vlaprune_bench.types import ActionChunk
 
-CHECKPOINTS = ("tiny-untrained", "tiny-openvla")
+CHECKPOINTS = (
+    "tiny-untrained",
+    "tiny-openvla",
+    "tiny-pi0-untrained",
+    "tiny-pi05-untrained",
+    "tiny-smolvla-untrained",
+)
+"""One of each policy."""
 CALLS = 4
 """Calls of an episode: by then every method of this package has dropped tokens."""
 SEED = 3
@@ -37,7 +44,7 @@ def check_method(
 ) -> None:
     """Run a method through the checks every method of this package passes.
 
-    Its options survive a file. In an episode of four calls, on both policies: at least one call
+    Its options survive a file. In an episode of four calls, on every policy: at least one call
     drops tokens; those really leave the tensors, and torch's FLOP counter agrees within 1 % with
     the cost that is reported; a call that drops nothing is the unpruned model's, to the last bit;
     the same episode again gives the same tokens and actions, so nothing of an episode stays on the

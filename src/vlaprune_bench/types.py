@@ -49,11 +49,25 @@ class EvalProtocol:
     jpeg_quality: int | None
     """Quality of the 4:2:0 JPEG round trip, or None for no round trip."""
     resize: Literal["lanczos3", "bilinear"]
-    """Kernel of the antialiased resize to the model's input."""
+    """Kernel of the resize to the model's input."""
     crop_area: float
     """Fraction of the frame's AREA kept by the centre crop (1.0: no crop)."""
-    execute_steps: int
-    """Actions of a chunk executed open loop before the policy is called again."""
+    execute_steps: int | None
+    """Actions of a chunk executed open loop before the policy is called again; None: as many as the
+    checkpoint says."""
+    antialias: bool = True
+    """Whether the kernel widens where the resize shrinks."""
+    seed_per_trial: bool = False
+    """Whether trial k's reset is seeded anew, with `env_seed` + k."""
+    conventions: Literal["lerobot", "openpi"] = "lerobot"
+    """Whose prompts and normalisation a flow-matching policy is given; other policies have their
+    own."""
+    state_dtype: Literal["float32", "float64"] = "float64"
+    """Precision in which a flow-matching policy's state is computed."""
+
+    def seed_of(self, trial: int) -> int:
+        """Seed of the task environment for a trial."""
+        return self.env_seed + trial if self.seed_per_trial else self.env_seed
 
 
 OPENVLA_PROTOCOL = EvalProtocol(
@@ -75,8 +89,8 @@ OPENVLA_PROTOCOL = EvalProtocol(
     crop_area=0.9,
     execute_steps=8,
 )
-# The preprocessing below is what these harnesses give their own policies; a checkpoint trained
-# with OpenVLA's loses points under it. For comparing harnesses, not for reproducing tables.
+# What these two harnesses do. OpenVLA's checkpoints, trained with OpenVLA's preprocessing, lose
+# points under it; LeRobot's lose them under OpenVLA's.
 OPENPI_PROTOCOL = replace(
     OPENVLA_PROTOCOL,
     name="openpi",
@@ -85,17 +99,25 @@ OPENPI_PROTOCOL = replace(
     resize="bilinear",
     crop_area=1.0,
     execute_steps=5,
+    conventions="openpi",
 )
 LEROBOT_PROTOCOL = replace(
     OPENVLA_PROTOCOL,
     name="lerobot",
     budgets={**OPENVLA_PROTOCOL.budgets, "libero_spatial": 280},
     env_seed=1000,
+    camera_size=360,
     jpeg_quality=None,
     resize="bilinear",
     crop_area=1.0,
+    execute_steps=None,
+    antialias=False,
+    seed_per_trial=True,
+    state_dtype="float32",
 )
 
+NO_OPTIONS = "{}"
+"""Options of a policy that has none of its own, JSON."""
 PROTOCOLS = {p.name: p for p in (OPENVLA_PROTOCOL, LEROBOT_PROTOCOL, OPENPI_PROTOCOL)}
 
 SimPath = Literal["fast", "reference"]
@@ -149,12 +171,16 @@ class EpisodeSpec:
         return {k: v for k, v in asdict(self).items() if v != DEFAULTS[EpisodeSpec].get(k, MISSING)}
 
 
+PRISMATIC_ORDER = ("bos", "visual", "proprio", "text", "actions", "stop")
+
+
 @dataclass(frozen=True)
 class TokenLayout:
-    """Which positions of the full (unpruned) prefill sequence hold what.
+    """Which positions of the full (unpruned) prefill sequence hold what: named segments in order.
 
-    The order is that of OpenVLA(-OFT): BOS, the patches of each camera, proprio, the rest of the
-    prompt, action placeholders, stop. Selection, FLOPs, gate and overlays all read this object.
+    Selection, FLOPs, gate and overlays all read this object. The order is by default that of
+    OpenVLA(-OFT): BOS, the patches of each camera, proprio, the rest of the prompt, action
+    placeholders, stop.
     """
 
     grids: tuple[tuple[int, int], ...]
@@ -167,6 +193,43 @@ class TokenLayout:
     has_stop: bool = False
     n_generated: int = 0
     """Tokens decoded one by one after the prefill (autoregressive policies)."""
+    order: tuple[str, ...] = PRISMATIC_ORDER
+    """Names of the segments as they stand; one that is not named has no tokens."""
+    has_bos: bool = True
+    n_padding: int = 0
+    """Tokens of segment `padding`, behind the text: masked, seen by nobody."""
+    n_empty: int = 0
+    """Tokens of segment `empty`, those of cameras that are not there: masked, seen by nobody."""
+    n_prefix: int = 0
+    """Tokens that see each other where a policy's attention is of the kind `prefix`; each token
+    after them sees those up to itself."""
+    n_denoised: int = 0
+    """Action tokens of a denoising step, which reads the prefill's keys and values (flow matching);
+    position `length` + i is the i-th."""
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of each segment, in order."""
+        known = {
+            "bos": int(self.has_bos),
+            "visual": self.n_visual,
+            "empty": self.n_empty,
+            "proprio": int(self.has_proprio),
+            "text": self.n_prompt - self.has_bos,
+            "padding": self.n_padding,
+            "actions": self.n_actions,
+            "stop": int(self.has_stop),
+        }
+        return {name: known[name] for name in self.order}
+
+    def segment(self, name: str) -> slice:
+        """Positions of a segment; one that is not there is empty, at the end."""
+        start = 0
+        for here, length in self.lengths.items():
+            if here == name:
+                return slice(start, start + length)
+            start += length
+        return slice(start, start)
 
     @property
     def visual_counts(self) -> tuple[int, ...]:
@@ -179,35 +242,48 @@ class TokenLayout:
 
     @property
     def visual(self) -> slice:
-        """All patches; they stand right after BOS."""
-        return slice(1, 1 + self.n_visual)
+        """All patches, one camera after the other."""
+        return self.segment("visual")
 
     @property
     def proprio(self) -> slice:
-        return slice(self.visual.stop, self.visual.stop + self.has_proprio)
+        return self.segment("proprio")
 
     @property
     def prompt_rest(self) -> slice:
         """The prompt without BOS."""
-        return slice(self.proprio.stop, self.proprio.stop + self.n_prompt - 1)
+        return self.segment("text")
 
     @property
     def actions(self) -> slice:
-        return slice(self.prompt_rest.stop, self.prompt_rest.stop + self.n_actions)
+        return self.segment("actions")
 
     @property
     def stop(self) -> slice:
-        return slice(self.actions.stop, self.actions.stop + self.has_stop)
+        return self.segment("stop")
 
     @property
     def length(self) -> int:
-        return self.stop.stop
+        return sum(self.lengths.values())
+
+    @property
+    def masked(self) -> tuple[slice, ...]:
+        """Positions that nobody sees and that do not advance those after them."""
+        return tuple(self.segment(name) for name in ("empty", "padding") if self.lengths.get(name))
+
+    @property
+    def n_valid(self) -> int:
+        """Tokens that are not masked."""
+        return self.length - sum(part.stop - part.start for part in self.masked)
 
     @property
     def action_rows(self) -> range:
         """Positions whose states predict the actions: one before each placeholder; for generated
-        tokens the prefill's last position and then each of them (position length + i) but the last.
+        tokens the prefill's last position and then each of them (position length + i) but the last;
+        for denoised ones they themselves.
         """
+        if self.n_denoised:
+            return range(self.length, self.length + self.n_denoised)
         first = self.actions.start - 1
         return range(first, first + (self.n_actions or self.n_generated))
 
@@ -273,6 +349,18 @@ class CallMeasures:
     visual_tokens_kept: int = column("visual tokens that reach the last decoder layer", "tokens")
     kept_per_camera: list[int] = column("visual tokens kept of each camera", "tokens")
     tokens_per_layer: list[int] = column("sequence length in each decoder layer", "tokens")
+    expert_keys_per_layer: list[int] | None = column(
+        "keys of the prefix that each layer of the action expert reads, at every denoising step; "
+        "null: no expert",
+        "tokens",
+        default=None,
+    )
+    empty_tokens_dropped: int = column(
+        "masked tokens, of cameras the checkpoint declares empty, left out of the sequence: exact, "
+        "and no pruning; 0 where they are kept",
+        "tokens",
+        default=0,
+    )
     kept_visual: list[int] | None = column(
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
     )
@@ -294,6 +382,9 @@ class CallMeasures:
     latency_scoring_ms: float = column("scores, gate and selection, probe layers included", "ms")
     latency_prefill_ms: float = column("decoder layers over the (pruned) sequence", "ms")
     latency_decode_ms: float = column("autoregressive decode steps; 0 for parallel decoding", "ms")
+    latency_denoise_ms: float = column(
+        "denoising steps of an action expert; 0 for other policies", "ms", default=0.0
+    )
     latency_head_ms: float = column("action head and un-normalisation", "ms")
     latency_total_ms: float = column("the whole call, synchronised", "ms")
 
@@ -350,7 +441,7 @@ class EpisodeRow:
     method: str = column("pruning method", role=Role.METHOD)
     method_options: str = column("all options of the method, JSON", role=Role.METHOD)
     keep: float | None = column("keep ratio asked for; null: the method has none", role=Role.NAME)
-    policy: str = column("openvla or openvla-oft", role=Role.SETTING)
+    policy: str = column("openvla, openvla-oft, pi0, pi05 or smolvla", role=Role.SETTING)
     checkpoint: str = column("checkpoint name, folder or hub id", role=Role.NAME)
     checkpoint_hash: str = column("hash over the checkpoint's files", role=Role.SETTING)
     checkpoint_trained: bool = column(
@@ -417,6 +508,12 @@ class EpisodeRow:
     )
     dtype: str = column("precision of the model", role=Role.SETTING)
     attention: str = column("attention backend", role=Role.SETTING)
+    policy_options: str = column(
+        "options of the policy's own, JSON: what stays in float32, masked cameras, state in the "
+        "prompt, step of the action attention",
+        role=Role.SETTING,
+        default=NO_OPTIONS,
+    )
     gl_backend: str = column("renderer: egl, osmesa or glfw", role=Role.PROVENANCE)
     sim: str = column(
         "simulator path taken: fast or reference, equal bit for bit", role=Role.PROVENANCE

@@ -1,6 +1,9 @@
 """Cores and memory: a container's limits count."""
 
 import os
+import resource
+
+import pytest
 
 from vlaprune_bench.measure import machine
 
@@ -19,3 +22,19 @@ def test_auto_sees_a_containers_limits(monkeypatch):
     group["cpu.max"], group["memory.max"] = "max 100000", "max"
     assert machine.usable_cores() == 64
     assert machine.available_mib() > 0
+
+
+@pytest.mark.parametrize("kind", [resource.RLIMIT_DATA, resource.RLIMIT_AS])
+def test_a_limit_on_the_process_counts(monkeypatch, kind):
+    assert machine.process_limit_mib() > 0
+    limits = {kind: 2**40}
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda k: (limits.get(k, resource.RLIM_INFINITY), -1)
+    )
+    before = machine.process_limit_mib()
+    assert 0 < before < 2**20
+    held = bytearray(64 * 2**20)
+    assert machine.process_limit_mib() < before - 32
+    limits[kind] = 2**20
+    assert machine.available_mib() < 1
+    del held

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from vlaprune_bench.measure.latency import StageTimer
-from vlaprune_bench.policies.vla import Inputs
+from vlaprune_bench.policies.call_data import Inputs
 from vlaprune_bench.pruning.base import Pruner, Selection
 from vlaprune_bench.types import Observation
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from vlaprune_bench.measure.flops import llm_prefill_macs
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.pruning.static import Static
 
 

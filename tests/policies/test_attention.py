@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaModel
 
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic import scoring as decoder_module
-from vlaprune_bench.policies.prismatic.llama import LanguageModel, llama_config
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.transformer import scoring as decoder_module
+from vlaprune_bench.policies.transformer.llama import LanguageModel, llama_config
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.types import TokenLayout
 
@@ -27,7 +27,7 @@ TEXT = {
 def make(causal, kv_heads, attention="sdpa"):
     torch.manual_seed(0)
     text = {**TEXT, "num_key_value_heads": kv_heads}
-    model = LanguageModel(text, attention, causal=causal).requires_grad_(False)
+    model = LanguageModel(text, attention, sees="causal" if causal else "all").requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(std=0.3)
     return model

@@ -5,10 +5,10 @@ import torch
 
 from vlaprune_bench.measure.flops import count_flops, llm_prefill_macs
 from vlaprune_bench.policies.checkpoint import on_meta
-from vlaprune_bench.policies.prismatic.llama import LanguageModel, llama_config
 from vlaprune_bench.policies.prismatic.model import Prismatic
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
 from vlaprune_bench.policies.prismatic.vision import TOWERS, Block
+from vlaprune_bench.policies.transformer.llama import LanguageModel, llama_config
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.types import TokenLayout
 
 LAYOUT = TokenLayout(((3, 3),), n_prompt=5, has_proprio=True, n_actions=4, has_stop=True)

@@ -11,7 +11,7 @@ import torch
 from tests.methods import tiny
 from tests.policies.test_batch import act, call_of, check_same, start
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic.graphs import Graphs
+from vlaprune_bench.policies.transformer.graphs import Graphs
 from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.profile.run import load, run_rounds
 from vlaprune_bench.pruning import methods

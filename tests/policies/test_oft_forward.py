@@ -14,7 +14,7 @@ def test_matches_reference(golden, forward_tensors, run_golden, keep, attention)
     )
     for n in range(4):
         result = run_golden(policy, forward_tensors, n)
-        patches = result.patches_BVD[:, ::16]
+        patches = result.prefix.patches_VD[None, ::16]
         actions = policy.action_bounds.unnormalize(result.prediction.actions)
         for ours, name in (
             (patches, "projected_patches_every16"),

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.vla import Inputs
+from vlaprune_bench.policies.call_data import Inputs
 
 
 def golden_pixels(tensors, name):
@@ -45,7 +45,7 @@ def test_openvla_matches_reference(golden, openvla, run_golden, keep, attention)
         hidden = tensors[f"{n}.layer_last_hidden"][1:]
         torch.testing.assert_close(prefill, hidden, rtol=0, atol=2e-5)
         for ours, name in (
-            (result.patches_BVD[:, ::16], "projected_patches_every16"),
+            (result.prefix.patches_VD[None, ::16], "projected_patches_every16"),
             (model.lm_head(last), "last_logits"),
         ):
             torch.testing.assert_close(ours, tensors[f"{n}.{name}"], rtol=0, atol=2e-5)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.pruning.adp import Adp
 from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.pruning.static import Static

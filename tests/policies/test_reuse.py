@@ -6,8 +6,8 @@ import torch
 
 from vlaprune_bench.measure.flops import decoder_layer_macs
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.prismatic.llama import LanguageModel
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.transformer.llama import LanguageModel
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.types import TokenLayout
 
@@ -30,7 +30,7 @@ def make(causal, attention="sdpa"):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
     }
-    model = LanguageModel(text, attention, causal=causal).requires_grad_(False)
+    model = LanguageModel(text, attention, sees="causal" if causal else "all").requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(std=0.3)
     return model

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.vla import Inputs
+from vlaprune_bench.policies.call_data import Inputs
 from vlaprune_bench.pruning import PruneContext
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.types import TokenLayout

@@ -1,4 +1,4 @@
-"""Every registered method through one matrix, on both embedded checkpoints' real networks.
+"""Every registered method through one matrix, on the real networks of every policy.
 
 The checks themselves are `vlaprune_bench.testing`, which methods of other packages pass too.
 """

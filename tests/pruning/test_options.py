@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlaprune_bench.policies import load_policy, vla
+from vlaprune_bench.policies import load_policy
+from vlaprune_bench.policies.prismatic import policy as prismatic
 from vlaprune_bench.pruning import Pruner, methods
 from vlaprune_bench.pruning.adp import Adp
 from vlaprune_bench.pruning.divprune import DivPrune
@@ -185,7 +186,7 @@ def episode() -> list[Observation]:
 def play():
     """Plays the episode: (policy, pruner) to what was kept and spent at every call."""
     scene, poses = episode(), trajectory()
-    prepare_frames = vla.prepare_frames
+    prepare_frames = prismatic.prepare_frames
     # the same frames come again for every option: prepare and encode them once
     prepared: dict[bytes, torch.Tensor] = {}
     encoded: dict[tuple[str, bytes], torch.Tensor] = {}
@@ -222,7 +223,7 @@ def play():
         return [(m.kept_visual, m.tokens_per_layer, m.total_flops) for m in measures]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vla, "prepare_frames", prepare)
+        patch.setattr(prismatic, "prepare_frames", prepare)
         yield run
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-STAGES = ("preprocess", "vision", "scoring", "prefill", "decode", "head")
+STAGES = ("preprocess", "vision", "scoring", "prefill", "decode", "denoise", "head")
 
 
 class StageTimer:

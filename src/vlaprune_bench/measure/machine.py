@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Literal
 
@@ -46,9 +47,9 @@ def total_mib() -> float:
 
 
 def available_mib() -> float:
-    """Memory that can still be taken: of the machine, and of the control group, MiB."""
+    """Memory that can still be taken: of the machine, the control group, the process, MiB."""
     meminfo = Path("/proc/meminfo")
-    mib = total_mib()
+    mib = min(total_mib(), process_limit_mib())
     if meminfo.is_file():  # what the kernel would give, file caches included
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         mib = min(mib, int(lines["MemAvailable"].split()[0]) / 2**10)
@@ -58,6 +59,21 @@ def available_mib() -> float:
         free = int(limit) - int(used) + int(stat.get("inactive_file", 0))  # caches give way
         mib = min(mib, free / 2**20)
     return mib
+
+
+def process_limit_mib() -> float:
+    """What the process's own limits (`ulimit -d`, `-v`) leave to it, MiB; files that are mapped
+    count there. Infinite where there is none."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return float("inf")
+    used = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    left = [float("inf")]
+    for kind, key in ((resource.RLIMIT_DATA, "VmData"), (resource.RLIMIT_AS, "VmSize")):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            left.append(limit / 2**20 - int(used[key].split()[0]) / 2**10)
+    return min(left)
 
 
 def _control_group(name: str) -> str:

@@ -1,17 +1,44 @@
-"""Policies: the models under test. `load_policy` is the way in."""
+"""Policies: the models under test. `load_policy` is the way in.
+
+Adding one is a folder here and a line in `POLICIES`: see docs/adding-a-policy.md.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol, UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
     from vlaprune_bench.policies.checkpoint import Checkpoint
-    from vlaprune_bench.policies.openvla import OpenVLA
-    from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
     from vlaprune_bench.pruning.base import Pruner
+
+HERE = "vlaprune_bench.policies"
+POLICIES = {
+    "openvla": f"{HERE}.prismatic.openvla:OpenVLA",
+    "openvla-oft": f"{HERE}.prismatic.openvla_oft:OpenVLAOFT",
+    "pi0": f"{HERE}.flow.pi0:Pi0",
+    "pi05": f"{HERE}.flow.pi05:Pi05",
+    "smolvla": f"{HERE}.flow.smolvla:SmolVLA",
+}
+"""Every policy by name: where its class is. No torch is needed to read this."""
+SHAPES = {
+    "openvla-7b": f"{HERE}.random_checkpoint:OPENVLA_7B",
+    "openvla-oft-7b": f"{HERE}.random_checkpoint:OPENVLA_OFT_7B",
+    "pi0": f"{HERE}.flow.shapes:PI0",
+    "pi05": f"{HERE}.flow.shapes:PI05",
+    "smolvla": f"{HERE}.flow.shapes:SMOLVLA",
+}
+"""Real architectures with random weights, by name: where each stands."""
+
+
+def policy_names() -> str:
+    """Every policy, as a sentence lists them."""
+    *first, last = POLICIES
+    return f"{', '.join(first)} or {last}"
 
 
 def load_policy(
@@ -25,6 +52,9 @@ def load_policy(
     protocol: EvalProtocol = OPENVLA_PROTOCOL,
     count_every: int = 0,
     policy: str = "auto",
+    cameras: int | None = None,
+    unnorm_key: str | None = None,
+    options: Sequence[str] = (),
 ) -> SwappablePolicy:
     """Load a checkpoint with a pruning method.
 
@@ -40,9 +70,13 @@ def load_policy(
         protocol: how frames are prepared.
         count_every: repeat every so many calls under torch's FLOP counter, outside the timing;
             0: never.
-        policy: "openvla", "openvla-oft" or "auto": OpenVLA-OFT where the checkpoint has an
-            action_head file, else OpenVLA. No file tells OpenVLA-OFT without an action head
-            (discrete tokens, decoded in parallel) from OpenVLA: say "openvla-oft" for it.
+        policy: a name of `POLICIES`, or "auto": what the checkpoint's files say. No file tells
+            OpenVLA-OFT without an action head (discrete tokens, decoded in parallel) from OpenVLA:
+            say "openvla-oft" for it.
+        cameras: how many an OpenVLA-OFT was trained with, which no file tells; None: two, as every
+            published LIBERO checkpoint.
+        unnorm_key: key of the normalisation statistics; None: the suite's.
+        options: of the policy's own, each "key=value".
 
     Raises:
         UserError: the checkpoint cannot be read, or an option does not fit it.
@@ -50,7 +84,8 @@ def load_policy(
     from vlaprune_bench.policies.checkpoint import Checkpoint
 
     found = Checkpoint.find(checkpoint, suite) if isinstance(checkpoint, str) else checkpoint
-    return _policy_class(found, policy)(
+    cls = _policy_class(found, policy)
+    return cls(
         found,
         pruner,
         suite=suite,
@@ -59,33 +94,29 @@ def load_policy(
         attention=attention,
         protocol=protocol,
         count_every=count_every,
+        cameras=cameras,
+        unnorm_key=unnorm_key,
+        **cls.read_options(options),
     )
 
 
-def _policy_class(checkpoint: Checkpoint, policy: str) -> type[OpenVLA] | type[OpenVLAOFT]:
-    """The policy of that name; "auto" looks at the checkpoint's files."""
-    from vlaprune_bench.policies.openvla import OpenVLA
-    from vlaprune_bench.policies.openvla_oft import OpenVLAOFT
+def named_object(path: str) -> Any:
+    """What stands at "module:name"."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
-    classes: dict[str, type[OpenVLA] | type[OpenVLAOFT]] = {
-        "openvla": OpenVLA,
-        "openvla-oft": OpenVLAOFT,
-    }
-    if policy not in ("auto", *classes):
-        raise UserError(f"--policy is {policy}; it must be auto, {' or '.join(classes)}.")
-    if checkpoint.has_part("noisy_action_projector"):
-        raise UserError(
-            f"checkpoint {checkpoint.source}: it has a noisy_action_projector, so its action head "
-            "is OpenVLA-OFT's diffusion head; supported are the L1 head and discrete tokens."
-        )
+
+def _policy_class(checkpoint: Checkpoint, policy: str) -> Any:
+    """The policy of that name; "auto" looks at the checkpoint's files."""
+    if policy not in ("auto", *POLICIES):
+        raise UserError(f"--policy is {policy}; it must be auto, {policy_names()}.")
     if policy != "auto":
-        return classes[policy]
-    if checkpoint.has_part("action_head"):
-        return OpenVLAOFT
-    if checkpoint.has_part("proprio_projector"):
-        raise UserError(
-            f"checkpoint {checkpoint.source}: it has a proprio_projector but no "
-            "action_head--*_checkpoint.pt; add that file, or say --policy openvla-oft if its "
-            "actions are discrete tokens."
-        )
-    return OpenVLA
+        return named_object(POLICIES[policy])
+    for path in POLICIES.values():
+        cls = named_object(path)
+        if cls.reads(checkpoint):
+            return cls
+    raise UserError(
+        f"checkpoint {checkpoint.source}: type in config.json is "
+        f"{checkpoint.config.get('type')}; supported are {policy_names()}."
+    )

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vlaprune_bench.types import ActionChunk, Observation, TokenLayout
+from vlaprune_bench.types import NO_OPTIONS, ActionChunk, Observation, TokenLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vlaprune_bench.policies.prismatic.cache import LayerCache
+    from vlaprune_bench.policies.transformer.cache import LayerCache
     from vlaprune_bench.pruning.base import Pruner
 
 
@@ -22,9 +22,9 @@ class PolicyInfo:
     """Facts about a loaded policy that rows and reports carry."""
 
     policy: str
-    """openvla or openvla-oft."""
+    """A name of `POLICIES`."""
     name: str
-    """Checkpoint name, folder or hub id."""
+    """Checkpoint name, folder or hub id, and the options where there are any."""
     checkpoint_hash: str
     trained: bool
     """False: an untrained checkpoint; success means nothing."""
@@ -42,6 +42,12 @@ class PolicyInfo:
     """Actions per call."""
     unnorm_key: str
     """Dataset whose statistics scale proprio and actions."""
+    action_steps: int = 0
+    """Actions of a chunk that the checkpoint says to execute; 0: it does not say."""
+    options: str = NO_OPTIONS
+    """Options of the policy's own that are not what its checkpoint says by itself, JSON."""
+    notes: tuple[str, ...] = ()
+    """What the reader of a row must know."""
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Memory:
     prompt_T: Tensor
     """(T,) int64 prompt tokens, BOS and the trailing token included, on the model's device."""
     layout: TokenLayout
+    """Of the first call, and of every call where the prompt does not follow the state."""
     seed: int
     """Of the episode; the seed of a call follows from it and the call's index alone."""
     method: Pruner
@@ -81,13 +88,20 @@ class Policy(Protocol):
 
     info: PolicyInfo
 
-    def start(self, instruction: str, seed: int, pruner: Pruner | None = None) -> Memory:
+    def start(
+        self,
+        instruction: str,
+        seed: int,
+        pruner: Pruner | None = None,
+        noise_seed: int | None = None,
+    ) -> Memory:
         """Begin an episode.
 
         Args:
             instruction: what the robot is to do.
-            seed: of the episode's random draws.
+            seed: of what its method draws.
             pruner: its method; None: the one the policy was loaded with.
+            noise_seed: of what the policy itself draws (flow matching); None: `seed`.
         """
         ...
 

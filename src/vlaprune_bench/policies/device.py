@@ -6,7 +6,9 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from vlaprune_bench.measure.machine import available_mib, process_limit_mib
 from vlaprune_bench.types import UserError
 
 DTYPES = {
@@ -58,6 +60,41 @@ def check_attention(name: str) -> str:
     if name not in ATTENTIONS:
         raise UserError(f"--attention is {name}; it must be {' or '.join(ATTENTIONS)}.")
     return name
+
+
+def check_room(
+    asked: str, module: nn.Module, device: torch.device, dtype: torch.dtype, mapped: int = 0
+) -> None:
+    """Compare the weights of a module with the memory that is free, before they are made.
+
+    Args:
+        asked: what the user asked for, the beginning of the sentence.
+        module: on the meta device.
+        device: where the weights go.
+        dtype: what they become.
+        mapped: bytes of a file that is mapped meanwhile; where pages are free to be taken back it
+            costs nothing, but a limit on the process counts it.
+
+    Raises:
+        UserError: there is no room for them.
+    """
+    count = sum(tensor.numel() for tensor in module.state_dict().values())
+    wanted, limit = count * dtype.itemsize, process_limit_mib() * 2**20
+    free = float(available_mib() * 2**20)
+    if device.type == "cuda":
+        free, limit = torch.cuda.mem_get_info(device)[0], float("inf")
+    if wanted <= free and wanted + mapped <= limit:
+        return
+    name = str(dtype).removeprefix("torch.")
+    hint = "choose another --device or --dtype"
+    half = count * torch.bfloat16.itemsize
+    if dtype.itemsize > 2 and half <= free and half + mapped <= limit:
+        hint = f"--dtype bfloat16 takes {half / 1e9:.1f} GB"
+    also = f" (and {mapped / 1e9:.1f} GB to read them)" if wanted <= free else ""
+    raise UserError(
+        f"{asked}; its weights take {wanted / 1e9:.1f} GB{also} in {name} and {device} has "
+        f"{min(free, limit) / 1e9:.1f} GB free: {hint}."
+    )
 
 
 def describe(device: torch.device) -> str:

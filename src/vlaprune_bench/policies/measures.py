@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from vlaprune_bench.measure.latency import StageTimer
-from vlaprune_bench.policies.prismatic.prefill import Prefill
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
-from vlaprune_bench.types import CallMeasures, TokenLayout
+from vlaprune_bench.policies.call_data import Forward, Inputs
+from vlaprune_bench.types import CallMeasures
 
 
 def call_measures(
-    layout: TokenLayout,
-    decoder: CallDecoder,
-    prefill: Prefill,
+    forward: Forward,
+    inputs: Inputs,
     around_macs: int,
     timer: StageTimer,
     counted_flops: int | None,
@@ -20,15 +18,15 @@ def call_measures(
     """The measures of one call.
 
     Args:
-        layout: of the full sequence.
-        decoder: after the call.
-        prefill: what it gave.
+        forward: the call.
+        inputs: of the call.
         around_macs: MAC of everything but the decoder layers and the method: vision towers,
-            projectors, action head or token logits.
+            projectors, action head, token logits or denoising steps.
         timer: stopped.
         counted_flops: reading of torch's counter, where this call was sampled.
         batch_size: calls computed together.
     """
+    layout, decoder, prefill = forward.prefix.layout, forward.decoder, forward.prefill
     kept = list(range(layout.n_visual))
     if decoder.kept_V is not None:
         kept = decoder.kept_V.tolist()
@@ -40,6 +38,8 @@ def call_measures(
         visual_tokens_kept=len(kept),
         kept_per_camera=layout.per_camera(kept),
         tokens_per_layer=prefill.tokens_per_layer,
+        expert_keys_per_layer=forward.prediction.expert_keys,
+        empty_tokens_dropped=inputs.empty_tokens_dropped,
         kept_visual=kept if pruned else None,
         llm_prefill_macs=decoder.prefill_macs,
         total_flops=2 * macs,

@@ -11,6 +11,8 @@ from vlaprune_bench.types import Observation, UserError
 
 EPSILON = 1e-8
 """Added to a range by OpenVLA-OFT, in both directions (OpenVLA: nothing)."""
+SIZES = {"action": 7, "proprio": 8}
+"""Numbers in LIBERO's action and in `robot_state`."""
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,27 @@ class Bounds:
         """Take q01 and q99 of `quantity` ("action" or "proprio") from a dataset's statistics.
 
         Raises:
-            UserError: they are not there.
+            UserError: they are not there, or not as many finite numbers as LIBERO's quantity has,
+                q01 at most q99.
         """
+        where = f"dataset statistics: {key}.{quantity}"
         entry = statistics.get(quantity, {})
+        if not isinstance(entry, dict):
+            raise UserError(f"{where} is {entry}; it must be a mapping with q01 and q99.")
         missing = [name for name in ("q01", "q99") if name not in entry]
         if missing:
             raise UserError(
-                f"dataset statistics: {key}.{quantity} has no {' and no '.join(missing)}; "
-                "both percentiles are needed to normalise."
+                f"{where} has no {' and no '.join(missing)}; both percentiles are needed to "
+                "normalise."
             )
-        low, high = (np.asarray(entry[name], dtype=np.float64) for name in ("q01", "q99"))
-        mask = np.asarray(entry.get("mask", [True] * len(low)), dtype=bool)
+        size = SIZES[quantity]
+        low, high = (_numbers(entry[name], f"{where}.{name}", size) for name in ("q01", "q99"))
+        flags = entry.get("mask", [True] * size)
+        if not isinstance(flags, list) or [type(flag) for flag in flags] != [bool] * size:
+            raise UserError(f"{where}.mask is {flags}; it must be {size} times true or false.")
+        mask = np.asarray(flags, dtype=bool)
+        if (low > high)[mask].any():
+            raise UserError(f"{where}: q01 is {low.tolist()}, above q99 {high.tolist()}.")
         return cls(low, high, mask, epsilon)
 
     def normalize(self, x: np.ndarray) -> np.ndarray:
@@ -53,6 +65,20 @@ class Bounds:
         """[-1, 1] to robot units: 0.5 (x + 1) (q99 - q01 + epsilon) + q01; not clipped."""
         scaled = 0.5 * (x + 1.0) * (self.high - self.low + self.epsilon) + self.low
         return np.where(self.mask, scaled, x)
+
+
+def _numbers(values: Any, where: str, size: int) -> np.ndarray:
+    """(size,) float64 finite numbers.
+
+    Raises:
+        UserError: they are something else.
+    """
+    numbers = values if isinstance(values, list) else []
+    if not all(isinstance(x, int | float) and abs(x) < 1e30 for x in numbers):
+        numbers = []
+    if len(numbers) != size:
+        raise UserError(f"{where} is {values}; it must be {size} finite numbers.")
+    return np.asarray(numbers, dtype=np.float64)
 
 
 def robot_state(observation: Observation) -> np.ndarray:

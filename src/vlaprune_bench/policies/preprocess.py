@@ -7,6 +7,7 @@ success rates, so each follows TensorFlow's arithmetic and is checked against it
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import simplejpeg
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vlaprune_bench.types import EvalProtocol
 
@@ -44,7 +46,10 @@ def prepare_frames(
     # in memory a row of all frames and channels after the other, as `resample` works
     x_HNCW = torch.from_numpy(frames).to(device).permute(1, 0, 3, 2).contiguous().float()
     x_NCHW = x_HNCW.permute(1, 2, 0, 3)
-    x_NCHW = resize(x_NCHW, size, protocol.resize)
+    if protocol.antialias:
+        x_NCHW = resize(x_NCHW, size, protocol.resize)
+    else:
+        x_NCHW = interpolate(x_NCHW, size, mode="bilinear", align_corners=False).round()
     if protocol.crop_area < 1.0:
         x_NCHW = center_crop(x_NCHW, protocol.crop_area)
     return x_NCHW.contiguous()
@@ -193,12 +198,19 @@ def crop_weights(size: int, area: float, device: torch.device) -> Tensor:
     return torch.from_numpy(weights.astype(np.float32)).to(device)
 
 
-def pixel_values(x_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
+def pixel_values(
+    x_NCHW: Tensor,
+    dtype: torch.dtype,
+    means: Sequence[tuple[float, ...]] = (DINO_MEAN, SIGLIP_MEAN),
+    stds: Sequence[tuple[float, ...]] = (DINO_STD, SIGLIP_STD),
+) -> Tensor:
     """Normalise for both towers.
 
     Args:
         x_NCHW: (n, 3, size, size) float32 from 0 to 255, one frame a camera.
         dtype: of the model.
+        means: of the channels in [0, 1], DINOv2's first.
+        stds: likewise.
 
     Returns:
         (1, 6 n, size, size); per camera 3 DINOv2 then 3 SigLIP channels.
@@ -206,7 +218,7 @@ def pixel_values(x_NCHW: Tensor, dtype: torch.dtype) -> Tensor:
     n, c, height, width = x_NCHW.shape
     x_NCHW = x_NCHW / 255.0
     towers_NTCHW = x_NCHW.new_empty(n, 2, c, height, width)
-    for i, (mean, std) in enumerate(((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD))):
+    for i, (mean, std) in enumerate(zip(means, stds, strict=True)):
         mean_C11, std_C11 = (_channels(values, x_NCHW.device) for values in (mean, std))
         torch.sub(x_NCHW, mean_C11, out=towers_NTCHW[:, i]).div_(std_C11)
     return towers_NTCHW.view(1, -1, height, width).to(dtype)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vlaprune_bench.policies.checkpoint import Checkpoint, ready
+from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.device import check_room
 from vlaprune_bench.policies.prismatic.vision import TOWERS
-from vlaprune_bench.types import UserError
+from vlaprune_bench.policies.settings import Normalization
+from vlaprune_bench.policies.weights import ready
 
 M = TypeVar("M", bound=nn.Module)
 SEED = 0
@@ -74,6 +76,15 @@ class RandomCheckpoint(Checkpoint):
         """Ranges of one made-up dataset."""
         return {"random": STATISTICS}
 
+    def normalization(self, size: int) -> Normalization:
+        """The published one."""
+        return Normalization()
+
+    @property
+    def has_oft_code(self) -> bool:
+        """No file comes with a shape."""
+        return False
+
     @cached_property
     def hash(self) -> str:
         """sha256 (16 hex digits) over shape and seed."""
@@ -100,39 +111,46 @@ class RandomCheckpoint(Checkpoint):
         Raises:
             UserError: the device has no room for them.
         """
-        wanted = sum(t.numel() for t in module.state_dict().values()) * dtype.itemsize
-        free = _free_bytes(device)
-        if wanted > free:
-            name = str(dtype).removeprefix("torch.")
-            raise UserError(
-                f"--shape is {self.source}; its weights take {wanted / 1e9:.1f} GB in {name} and "
-                f"{device} has {free / 1e9:.1f} GB free: choose another --device or --dtype."
-            )
-        return _draw(module, device, dtype)
+        check_room(f"--shape is {self.source}", module, device, dtype)
+        return draw(module, device, lambda _: dtype)
 
     def has_part(self, stem: str) -> bool:
         """Whether the shape has that part."""
         return stem in self.parts
 
+    def part_step(self, stem: str) -> str | None:
+        """Nothing was trained."""
+        return None
+
     def load_part(self, module: M, stem: str, device: torch.device, dtype: torch.dtype) -> M:
-        """Draw the weights of `module` (on the meta device)."""
-        return _draw(module, device, dtype)
+        """Draw the weights of `module` (on the meta device).
+
+        Raises:
+            UserError: the device has no room for them.
+        """
+        check_room(f"--shape is {self.source}", module, device, dtype)
+        return draw(module, device, lambda _: dtype)
 
 
 OFT_PARTS = ("action_head", "proprio_projector")
-SHAPES = {
-    "openvla-7b": RandomCheckpoint("openvla-7b", Path()),
-    "openvla-oft-7b": RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS),
-}
-"""OpenVLA (arXiv 2406.09246), and OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
+OPENVLA_7B = RandomCheckpoint("openvla-7b", Path())
+"""OpenVLA (arXiv 2406.09246)."""
+OPENVLA_OFT_7B = RandomCheckpoint("openvla-oft-7b", Path(), parts=OFT_PARTS)
+"""OpenVLA-OFT with the L1 head (arXiv 2502.19645)."""
 
 
-def _draw(module: M, device: torch.device, dtype: torch.dtype) -> M:
-    """Give a module on the meta device random weights that keep activations near 1."""
+def draw(module: M, device: torch.device, dtype_of: Callable[[str], torch.dtype]) -> M:
+    """Give a module on the meta device random weights that keep activations near 1.
+
+    Args:
+        module: the module.
+        device: where the weights are drawn.
+        dtype_of: precision of a parameter, by its name.
+    """
     generator = _generator(device)
     state = {}
     for name, meta in module.state_dict().items():
-        values = torch.empty(meta.shape, dtype=dtype, device=device)
+        values = torch.empty(meta.shape, dtype=dtype_of(name), device=device)
         scale, shift = _spread(name, meta)
         # in place, in the target precision: no second copy of a large tensor
         state[name] = values.normal_(shift, scale, generator=generator)
@@ -145,16 +163,10 @@ def _spread(name: str, tensor: Tensor) -> tuple[float, float]:
         return 0.02, 0.0
     if tensor.dim() == 1:  # norms and layer scales
         return 0.1, 1.0
-    if name.endswith(("_token", "pos_embed", "embed_tokens.weight")):
+    if name.endswith(("_token", "pos_embed", "embed_tokens.weight", "embedding.weight")):
         return 1.0, 0.0
     return 1 / math.sqrt(math.prod(tensor.shape[1:])), 0.0
 
 
 def _generator(device: str | torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(SEED)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

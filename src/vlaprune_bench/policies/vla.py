@@ -1,4 +1,8 @@
-"""What OpenVLA and OpenVLA-OFT share: loading, one call through the networks, its measures."""
+"""What all our policies share: an episode's memory, one call through the networks, its measures.
+
+A call is: inputs from an observation; the prefix, a sequence of embeddings with its layout; the
+prefill, in which tokens leave; actions predicted from what is left. A family says what each is.
+"""
 
 from __future__ import annotations
 
@@ -10,103 +14,121 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vlaprune_bench.measure.flops import count_flops
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies.base import Memory, PolicyCall, PolicyInfo
-from vlaprune_bench.policies.call_data import Acted, Forward, Inputs, Prediction
-from vlaprune_bench.policies.checkpoint import Checkpoint, on_meta
-from vlaprune_bench.policies.device import (
-    check_attention,
-    choose_device,
-    choose_dtype,
-    describe,
-)
+from vlaprune_bench.policies.call_data import Acted, Forward, Inputs, Prediction, Prefix
+from vlaprune_bench.policies.checkpoint import Checkpoint
+from vlaprune_bench.policies.device import choose_device, choose_dtype
 from vlaprune_bench.policies.measures import call_measures
-from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
-from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
-from vlaprune_bench.policies.prismatic.graphs import Graphs
-from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
-from vlaprune_bench.policies.prismatic.prefill import Prefill
-from vlaprune_bench.policies.prismatic.requests import Patches, Work, alone, compute, together
-from vlaprune_bench.policies.prismatic.scoring import CallDecoder
+from vlaprune_bench.policies.transformer.graphs import Graphs
+from vlaprune_bench.policies.transformer.prefill import Prefill
+from vlaprune_bench.policies.transformer.requests import Work, alone, compute, together
+from vlaprune_bench.policies.transformer.scoring import CallDecoder
+from vlaprune_bench.policies.transformer.stack import Stack
 from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
 from vlaprune_bench.pruning.decoder import ModelShape
-from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout
-
-PROMPT = "In: What action should the robot take to {}?\nOut:"
-SUFFIX_TOKEN = 29871
-"""Llama 2's token of a lone space, which prompts end with in training."""
+from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, UserError
 
 
-class PrismaticVLA(ABC):
-    """A `Policy` (see policies.base) on a Prismatic model; `load_policy` makes one."""
+class VLA(ABC):
+    """A `Policy` (see policies.base); `load_policy` makes one."""
 
     name: ClassVar[str]
-    cameras: ClassVar[int]
-    chunk: ClassVar[int]
-    """Actions per call."""
-    causal: ClassVar[bool]
-    """Whether a token sees only those before it, or all."""
-    epsilon: ClassVar[float]
-    """Added to the range of actions and proprio when scaling."""
+    info: PolicyInfo
+    stack: Stack
+    """The language model: what tokens leave."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        pruner: Pruner,
         *,
-        suite: str,
         device: str,
         dtype: str,
-        attention: str,
         protocol: EvalProtocol,
         count_every: int,
-        logits: bool,
     ) -> None:
-        """Load the networks onto the device. Arguments and errors: see `load_policy`.
-
-        `logits` says whether the language model's token logits are needed.
-        """
+        """Arguments and errors: see `load_policy`."""
         self.checkpoint = checkpoint
         self.protocol = protocol
         self.count_every = count_every
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
-        config = checkpoint.config
-        unnorm_key, self.statistics = checkpoint.suite_statistics(suite)
-        self.action_bounds = Bounds.read(self.statistics, unnorm_key, "action", self.epsilon)
-
-        with on_meta():
-            self.prismatic = Prismatic(
-                config, check_attention(attention), causal=self.causal, logits=logits
-            )
-        self.pruner = pruner  # refused before anything is read
-        checkpoint.load_model(
-            self.prismatic, unused_tensors(config, logits), self.device, self.dtype
-        )
         self.graphs: Graphs | None = None
         """Where set, calls made alone replay CUDA graphs."""
-        own = config.get("vlaprune", {})
-        self.info = PolicyInfo(
-            policy=self.name,
-            name=own.get("name", checkpoint.source),
-            checkpoint_hash=checkpoint.hash,
-            trained=own.get("trained", True),
-            assets=own.get("assets", "real"),
-            device=describe(self.device),
-            dtype=str(self.dtype).removeprefix("torch."),
-            attention=attention,
-            n_layers=self.prismatic.language_model.n_layers,
-            grids=(self.prismatic.vision_backbone.grid,) * self.cameras,
-            chunk=self.chunk,
-            unnorm_key=unnorm_key,
-        )
+
+    @classmethod
+    @abstractmethod
+    def reads(cls, checkpoint: Checkpoint) -> bool:
+        """Whether the checkpoint's files say that it is one of this policy.
+
+        Raises:
+            UserError: they say it is one of a kind that the family does not support.
+        """
+
+    @classmethod
+    def read_options(cls, options: Sequence[str]) -> dict[str, Any]:
+        """Options of the policy's own, each "key=value", as its constructor takes them.
+
+        Raises:
+            UserError: there is no such option, or a value is none of its.
+        """
+        if options:
+            raise UserError(f"--policy-options has {options[0]}; {cls.name} has no options.")
+        return {}
+
+    @abstractmethod
+    def start(
+        self,
+        instruction: str,
+        seed: int,
+        pruner: Pruner | None = None,
+        noise_seed: int | None = None,
+    ) -> Memory:
+        """Begin an episode; see `Policy.start`.
+
+        Raises:
+            UserError: the checkpoint has no tokenizer.
+        """
+
+    @abstractmethod
+    def _grids(self) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of visual tokens, one entry a camera."""
+
+    def _action_layers(self) -> tuple[int, ...] | None:
+        """Decoder layers that action tokens attend at; None: all."""
+        return None
+
+    @abstractmethod
+    def _inputs(self, memory: Memory, observation: Observation) -> Inputs:
+        """What a call feeds to the networks."""
+
+    @abstractmethod
+    def _prefix(self, memory: Memory, inputs: Inputs) -> Work[Prefix]:
+        """The sequence before anything left it."""
+
+    @abstractmethod
+    def _predict(
+        self, decoder: CallDecoder, prefill: Prefill, inputs: Inputs, timer: StageTimer
+    ) -> Work[Prediction]:
+        """From the prefill to actions; enters the stages "decode" or "denoise", and "head"."""
+
+    @abstractmethod
+    def _actions(self, normalised: np.ndarray) -> np.ndarray:
+        """(chunk, 7) float64, ready for the environment, of the model's own."""
+
+    @abstractmethod
+    def _around_macs(self, inputs: Inputs) -> int:
+        """MAC of what makes the prefix."""
+
+    def _decoder(self, prefix: Prefix, **options: Any) -> CallDecoder:
+        """The language model as this call runs through it."""
+        return CallDecoder(self.stack, prefix.sequence_BLD, prefix.layout, **options)
 
     @property
     def pruner(self) -> Pruner:
-        """The method of episodes that name none, fitted to this model.
+        """The method of episodes that name none, as this model runs it.
 
         Raises:
             UserError: on assignment, of one that does not fit.
@@ -119,57 +141,11 @@ class PrismaticVLA(ABC):
 
     def resolve(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it; see `SwappablePolicy`."""
-        grids = (self.prismatic.vision_backbone.grid,) * self.cameras
-        return pruner.resolve(ModelShape(self.prismatic.language_model.n_layers, grids))
+        return pruner.resolve(ModelShape(self.stack.n_layers, self._grids(), self._action_layers()))
 
-    @property
-    def action_dim(self) -> int:
-        return len(self.action_bounds.low)
-
-    @abstractmethod
-    def _layout(self, n_prompt: int) -> TokenLayout:
-        """The prefill's sequence for a prompt of that many tokens."""
-
-    @abstractmethod
-    def _sequence(self, prompt_TD: Tensor, patches_VD: Tensor, proprio_P: Tensor | None) -> Tensor:
-        """Input embeddings of the full sequence, (1, L, width), in the order of TokenLayout."""
-
-    @abstractmethod
-    def _predict(
-        self, decoder: CallDecoder, prefill: Prefill, layout: TokenLayout, timer: StageTimer
-    ) -> Work[Prediction]:
-        """From the prefill's states to actions; enters the stages "decode" and "head"."""
-
-    def _proprio(self, observation: Observation) -> np.ndarray | None:
-        """The normalised robot state, where the policy takes one."""
-        return None
-
-    def _input_macs(self) -> int:
-        """MAC of what makes the sequence, beside vision towers and projector."""
-        return 0
-
-    def start(self, instruction: str, seed: int, pruner: Pruner | None = None) -> Memory:
-        """Begin an episode: tokenise the instruction and give the method fresh memory.
-
-        Arguments: see `Policy.start`.
-
-        Raises:
-            UserError: the checkpoint has no tokenizer.json.
-        """
-        prompt = PROMPT.format(instruction.lower())
-        return self.start_with_tokens(self.checkpoint.tokenizer.encode(prompt).ids, seed, pruner)
-
-    def start_with_tokens(
-        self, prompt: list[int], seed: int, pruner: Pruner | None = None
-    ) -> Memory:
-        """Begin an episode whose prompt is tokenised already (BOS first)."""
-        suffix = self.checkpoint.config.get("prompt_suffix_token_id", SUFFIX_TOKEN)
-        if prompt[-1] != suffix:
-            prompt = [*prompt, suffix]
-        ids_T = torch.tensor(prompt, device=self.device)
-        layout = self._layout(len(prompt))
-        method = self.pruner if pruner is None else self.resolve(pruner)
-        return Memory(ids_T, layout, seed, method, method.start())
+    def _method(self, pruner: Pruner | None) -> Pruner:
+        """The method of an episode that names this one, or none."""
+        return self.pruner if pruner is None else self.resolve(pruner)
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
         """One policy call; see `Policy.act`.
@@ -219,16 +195,11 @@ class PrismaticVLA(ABC):
         Raises:
             RuntimeError: they are not finite.
         """
-        memory, observation = call.memory, call.observation
-        if observation.images is None or len(observation.images) < self.cameras:
-            raise ValueError(f"the policy needs the images of {self.cameras} cameras")
-        size = self.prismatic.vision_backbone.image_size
-        images = observation.images[: self.cameras]
-        frames = prepare_frames(images, self.protocol, size, self.device)
-        inputs = Inputs(frames, pixel_values(frames, self.dtype), self._proprio(observation))
+        memory = call.memory
+        inputs = self._inputs(memory, call.observation)
         result = yield from self._forward(memory, memory.pruner, inputs, call.eef_poses, timer)
         timer.enter("head")
-        actions = to_gripper_command(self.action_bounds.unnormalize(result.prediction.actions))
+        actions = self._actions(result.prediction.actions)
         if not np.isfinite(actions).all():
             raise RuntimeError(f"policy call {memory.call} gave actions that are not finite")
         return Acted(inputs, result, actions)
@@ -254,21 +225,13 @@ class PrismaticVLA(ABC):
         batch_size: int,
     ) -> ActionChunk:
         """Remember the call, and say what it cost."""
-        decoder, prediction = acted.forward.decoder, acted.forward.prediction
+        forward = acted.forward
         memory.call += 1
         if memory.method.keeps_cache:
-            memory.cache = decoder.cache.cut(memory.layout.length)
-        around_macs = (
-            self.prismatic.patch_macs(self.cameras) + self._input_macs() + prediction.head_macs
-        )
+            memory.cache = forward.decoder.cache.cut(forward.prefix.layout.length)
+        around_macs = self._around_macs(acted.inputs) + forward.prediction.macs
         measures = call_measures(
-            memory.layout,
-            decoder,
-            acted.forward.prefill,
-            around_macs,
-            timer,
-            counted_flops,
-            batch_size,
+            forward, acted.inputs, around_macs, timer, counted_flops, batch_size
         )
         return ActionChunk(actions=acted.actions, measures=measures)
 
@@ -301,34 +264,23 @@ class PrismaticVLA(ABC):
     ) -> Work[Forward]:
         """See `forward`."""
         timer.enter("vision")
-        layout, language_model, pruner = memory.layout, self.prismatic.language_model, memory.method
-        proprio_P = None
-        if inputs.proprio is not None:
-            # before the towers: a copy to a GPU waits for the work launched before it
-            proprio_P = torch.as_tensor(inputs.proprio, dtype=self.dtype, device=self.device)
-        patches_BVD = yield Patches(self.prismatic, inputs.pixels_1CHW)
-        prompt_TD = language_model.embed(memory.prompt_T)
-        sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], proprio_P)
-        decoder = CallDecoder(
-            language_model,
-            sequence_BLD,
-            layout,
-            tapped_layers=pruner.tapped_layers,
-            previous=memory.cache,
-        )
+        pruner = memory.method
+        prefix = yield from self._prefix(memory, inputs)
+        decoder = self._decoder(prefix, tapped_layers=pruner.tapped_layers, previous=memory.cache)
+
         seed = memory.call_seed()
 
         def context(layer: int) -> PruneContext:
             return PruneContext(
-                layout=layout,
+                layout=prefix.layout,
                 layer=layer,
                 call=memory.call,
                 seed=seed,
                 eef_poses=eef_poses,
-                patches=patches_BVD[0],
-                prompt=prompt_TD,
+                patches=prefix.patches_VD,
+                prompt=prefix.prompt_TD,
                 frames=inputs.frames_NCHW,
-                causal=self.causal,
+                causal=self.stack.causal,
                 decoder=decoder,
                 alive=decoder.kept_V,
             )
@@ -344,7 +296,7 @@ class PrismaticVLA(ABC):
 
         timer.enter("prefill")
         prefill = yield from decoder.prefilling(select, pruner.layers, pruner.renumber_positions)
-        prediction = yield from self._predict(decoder, prefill, layout, timer)
+        prediction = yield from self._predict(decoder, prefill, inputs, timer)
         timer.enter("scoring")
         pruner.finish(context(decoder.n_layers), pruner_memory)
-        return Forward(patches_BVD, prefill, prediction, decoder)
+        return Forward(prefix, prefill, prediction, decoder)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 from vlaprune_bench.config import nearest
 from vlaprune_bench.files import expand_paths
+from vlaprune_bench.policies import SHAPES
 from vlaprune_bench.pruning import BudgetPruner, Pruner, method_class
 from vlaprune_bench.pruning.gated import Gated
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.types import UserError
-
-SHAPES = ("openvla-7b", "openvla-oft-7b")
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,10 @@ class ProfileConfig:
     history prunes, are among them."""
     policy: str = "auto"
     """openvla, openvla-oft, or auto: what the checkpoint's files say."""
+    policy_options: tuple[str, ...] = ()
+    """Options of the policy's own, each key=value (pi0, pi05, smolvla: see docs/policies.md)."""
+    cameras: int | None = None
+    """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
     device: str = "auto"
     """cpu, cuda, cuda:N or auto."""
     dtype: str = "auto"

@@ -51,6 +51,8 @@ class ProfileRow:
     latency_prefill_p90_ms: float | None = column("decoder layers over the sequence", "ms")
     latency_decode_p50_ms: float | None = column("autoregressive decode steps", "ms")
     latency_decode_p90_ms: float | None = column("autoregressive decode steps", "ms")
+    latency_denoise_p50_ms: float | None = column("denoising steps of an action expert", "ms")
+    latency_denoise_p90_ms: float | None = column("denoising steps of an action expert", "ms")
     latency_head_p50_ms: float | None = column("action head and un-normalisation", "ms")
     latency_head_p90_ms: float | None = column("action head and un-normalisation", "ms")
     # memory

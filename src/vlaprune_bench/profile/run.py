@@ -12,19 +12,20 @@ import numpy as np
 
 from vlaprune_bench.config import digest, method_options
 from vlaprune_bench.measure.inputs import INSTRUCTION, observation, poses
+from vlaprune_bench.measure.latency import STAGES as CALL_STAGES
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.profile.rows import ProfileRow
 from vlaprune_bench.pruning import Pruner
 from vlaprune_bench.pruning.none import NoPruning
-from vlaprune_bench.types import CallMeasures, UserError
+from vlaprune_bench.types import SUITES, CallMeasures, UserError
 
 if TYPE_CHECKING:
     import torch
 
-    from vlaprune_bench.policies.vla import PrismaticVLA
+    from vlaprune_bench.policies.vla import VLA
 
-STAGES = ("total", "preprocess", "vision", "scoring", "prefill", "decode", "head")
+STAGES = ("total", *CALL_STAGES)
 SEED = 0
 
 
@@ -106,33 +107,32 @@ def profile(config: ProfileConfig, tick: Callable[[str], None] = print) -> list[
     return rows
 
 
-def load(config: ProfileConfig) -> PrismaticVLA:
+def load(config: ProfileConfig) -> VLA:
     """The policy, of a checkpoint or a named shape.
 
     Normalisation moves no cost: the first statistics of a checkpoint will do.
     """
     from vlaprune_bench.policies import load_policy
     from vlaprune_bench.policies.checkpoint import Checkpoint
+    from vlaprune_bench.policies.declared import protocol_of
 
     if config.shape is not None:
-        from vlaprune_bench.policies import random_checkpoint
+        from vlaprune_bench.policies import SHAPES, named_object
 
-        checkpoint: Checkpoint = random_checkpoint.SHAPES[config.shape]
+        checkpoint: Checkpoint = named_object(SHAPES[config.shape])
     else:
         checkpoint = Checkpoint.find(config.checkpoint or "tiny")
-    if not checkpoint.statistics:
-        raise UserError(
-            f"--checkpoint is {checkpoint.source}; it has no dataset_statistics.json and no "
-            "norm_stats in config.json."
-        )
     policy: Any = load_policy(
         checkpoint,
         NoPruning(),
-        suite=next(iter(checkpoint.statistics)),
+        suite=next(iter(checkpoint.statistics), SUITES[0]),
         device=config.device,
         dtype=config.dtype,
         attention=config.attention,
         policy=config.policy,
+        protocol=protocol_of(checkpoint.config),
+        options=config.policy_options,
+        cameras=config.cameras,
     )
     if config.cuda_graphs:
         if policy.device.type != "cuda":
@@ -140,14 +140,14 @@ def load(config: ProfileConfig) -> PrismaticVLA:
                 f"--cuda-graphs is given; it needs a CUDA device, and --device {config.device} is "
                 f"{policy.device}."
             )
-        from vlaprune_bench.policies.prismatic.graphs import Graphs
+        from vlaprune_bench.policies.transformer.graphs import Graphs
 
         policy.graphs = Graphs()
     return policy
 
 
 def run_rounds(
-    policy: PrismaticVLA,
+    policy: VLA,
     pruners: list[Pruner],
     rounds: int,
     warmup: int,
@@ -181,7 +181,7 @@ def run_rounds(
     return variants
 
 
-def _graphs(policy: PrismaticVLA) -> int:
+def _graphs(policy: VLA) -> int:
     """CUDA graphs recorded so far."""
     return 0 if policy.graphs is None else len(policy.graphs)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vlaprune_bench.measure.latency import STAGES as CALL_STAGES
 from vlaprune_bench.profile.rows import ProfileRow
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-STAGES = ("total", "preprocess", "vision", "scoring", "prefill", "decode", "head")
+STAGES = ("total", *CALL_STAGES)
 
 
 def gain_table(rows: list[ProfileRow]) -> Table:
@@ -39,11 +40,12 @@ def gain_table(rows: list[ProfileRow]) -> Table:
 
 
 def stage_table(rows: list[ProfileRow]) -> Table:
-    """Where each method's time goes."""
-    table = _table("by stage: p50 over p90, ms", ("keep", "call", *STAGES[1:]))
+    """Where each method's time goes; stages that no call enters are left out."""
+    entered = [s for s in STAGES if any(getattr(row, f"latency_{s}_p90_ms") for row in rows)]
+    table = _table("by stage: p50 over p90, ms", ("keep", "call", *entered[1:]))
     for row in rows:
         cells = []
-        for stage in STAGES:
+        for stage in entered:
             values = [getattr(row, f"latency_{stage}_p{q}_ms") for q in (50, 90)]
             cells.append("\n".join(_number(value, ".1f") for value in values))
         table.add_row(row.method, _number(row.keep, ".3g"), *cells)

@@ -23,6 +23,8 @@ class ModelShape:
     """Decoder layers."""
     grids: tuple[tuple[int, int], ...]
     """(rows, columns) of visual tokens, one entry a camera."""
+    action_layers: tuple[int, ...] | None = None
+    """Decoder layers that action tokens attend at; None: all."""
 
     @property
     def patches(self) -> int:

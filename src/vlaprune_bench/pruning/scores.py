@@ -21,7 +21,8 @@ def prefill_attention(context: PruneContext, criterion: Criterion) -> Tensor:
         context: of a decision before a layer from 1.
         criterion: `last`: of the prefill's last row, the only one that sees everything where
             attention is causal; where every row does, there is none to single out, and this is
-            `prefill`. `prefill`: mean over the rows of the prefill, placeholders and stop left out.
+            `prefill`. `prefill`: mean over the rows of the prefill; placeholders, stop and masked
+            tokens left out.
 
     Returns:
         (V,) float32, mean over heads.

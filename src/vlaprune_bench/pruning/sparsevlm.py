@@ -37,10 +37,11 @@ class SparseVlm(FastV):
     def raters(self, context: PruneContext) -> Tensor:
         """(R,) int64 positions of the rater tokens in the full sequence."""
         layout = context.layout
-        # the prompt's first token is BOS, which stands before the patches
-        skip = (1, 0) if self.reading == "paper" else (2, 1)
+        # what stands before the prompt's text is BOS, which no image follows
+        bos = int(layout.has_bos)
+        skip = (bos, 0) if self.reading == "paper" else (bos + 1, 1)
         text = context.prompt[skip[0] : len(context.prompt) - skip[1]].float()
         context.decoder.charge(len(context.patches) * text.shape[0] * text.shape[1])
         relevance = (context.patches.float() @ text.T).softmax(-1).mean(0)
         chosen = (relevance >= relevance.mean()).nonzero()[:, 0]
-        return layout.prompt_rest.start + skip[0] - 1 + chosen
+        return layout.prompt_rest.start + skip[0] - bos + chosen

@@ -60,7 +60,8 @@ class VlaPruner(BudgetPruner):
     (paper) or to the oldest (code), whose guide is also rounded to bfloat16 before it ranks."""
 
     def resolve(self, model: ModelShape) -> VlaPruner:
-        latter_half = tuple(range(model.n_layers // 2, model.n_layers))
+        attended = range(model.n_layers) if model.action_layers is None else model.action_layers
+        latter_half = tuple(layer for layer in attended if layer >= model.n_layers // 2)
         default = latter_half if self.reading == "paper" else CODE_LAYERS
         filled = replace(self, action_layers=self.action_layers or default)
         return BudgetPruner.resolve(filled, model)

@@ -11,14 +11,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vlaprune_bench.measure.latency import STAGES
 from vlaprune_bench.types import CallRow
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-STAGES = ("preprocess", "vision", "scoring", "prefill", "decode", "head")
-"""Parts of a call that are timed, in the order they run."""
 LATENCIES = [f"latency_{stage}_ms" for stage in ("total", *STAGES)]
 """Columns of the whole call and of its parts."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.config import flatten
 from vlaprune_bench.report.runs import read_runs
-from vlaprune_bench.types import PROTOCOLS, SUITES, Role, UserError, columns
+from vlaprune_bench.types import NO_OPTIONS, PROTOCOLS, SUITES, Role, UserError, columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,13 @@ SHOWN = {"checkpoint_hash": "checkpoint", "assets_hash": "assets", "max_steps": 
 """Parts of a setting that are shown under another name, see `_settings`."""
 SETTING = tuple(SHOWN.get(name, name) for name in columns(Role.SETTING))
 """What must agree before two methods are compared."""
-USUAL = {"protocol": "openvla", "budget": "protocol", "scenes": "reference", "execute_steps": "8"}
+USUAL = {
+    "protocol": "openvla",
+    "budget": "protocol",
+    "scenes": "reference",
+    "execute_steps": "8",
+    "policy_options": NO_OPTIONS,
+}
 """Parts of a setting that no title needs to say, see `usual`."""
 BEGIN = ["scene_hash", "frames_hash", "instruction"]
 """Columns that agree where two episodes began alike."""

@@ -23,7 +23,7 @@ from vlaprune_bench.config import (
 from vlaprune_bench.types import (
     DEFAULTS,
     IDENTITY,
-    PROTOCOLS,
+    NO_OPTIONS,
     EpisodeRow,
     EpisodeSpec,
     UserError,
@@ -41,13 +41,17 @@ class Facts:
     dtype: str
     chunk: int
     """Actions a call gives."""
+    action_steps: int = 0
+    """Of these, what the checkpoint says to execute; 0: it does not say."""
+    policy_options: str = NO_OPTIONS
+    """The policy's own, JSON."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
     """The episodes a configuration asks for, task by task, trials in order."""
     what = config.what
     return [
-        EpisodeSpec(what.suite, task, trial, what.seed, what.protocol, what.budget)
+        EpisodeSpec(what.suite, task, trial, what.seed, what.evaluation.name, what.budget)
         for task in what.tasks
         for trial in range(what.trials)
     ]
@@ -83,7 +87,13 @@ def executed(what: What, facts: Facts) -> int:
             f"--execute-steps is {what.execute_steps}; a call of {what.checkpoint} gives "
             f"{facts.chunk} action{'s' * (facts.chunk > 1)}: give 1 to {facts.chunk}."
         )
-    return min(what.executed, facts.chunk)
+    return min(_usual_steps(what, facts), facts.chunk)
+
+
+def _usual_steps(what: What, facts: Facts) -> int:
+    """Steps executed where the chunk is long enough."""
+    by_protocol = what.execute_steps or what.evaluation.execute_steps
+    return by_protocol or facts.action_steps or facts.chunk
 
 
 def _named_steps(what: What, facts: Facts) -> int:
@@ -92,8 +102,8 @@ def _named_steps(what: What, facts: Facts) -> int:
     Where a chunk is shorter than the protocol's number and all of it is executed, that number
     stands for it: it did before rows said what was executed, and ids stay.
     """
-    steps, usual = executed(what, facts), PROTOCOLS[what.protocol].execute_steps
-    return usual if steps == facts.chunk < usual else steps
+    steps, usual = executed(what, facts), what.evaluation.execute_steps
+    return usual if usual and steps == facts.chunk < usual else steps
 
 
 def what_runs(config: EvalConfig) -> str:
@@ -109,6 +119,11 @@ def draw_seed(spec: EpisodeSpec) -> int:
     """Seed of an episode's random draws: a function of the episode alone, so that methods that
     draw at random repeat."""
     return int(digest(spec.named), 16)
+
+
+def noise_seed(spec: EpisodeSpec) -> int:
+    """Seed of what a policy itself draws: the same whatever method, budget or protocol."""
+    return int(digest([spec.seed, spec.suite, spec.task, spec.trial]), 16)
 
 
 def episode_ids(config: EvalConfig, facts: Facts) -> dict[tuple[int, int], str]:

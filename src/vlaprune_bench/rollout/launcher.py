@@ -15,7 +15,6 @@ from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
 from vlaprune_bench.sim.compiled import is_compiled
-from vlaprune_bench.types import PROTOCOLS
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -97,9 +96,12 @@ class Local:
             device=compute.device,
             dtype=compute.dtype,
             attention=compute.attention,
-            protocol=PROTOCOLS[what.protocol],
+            protocol=what.evaluation,
             count_every=compute.count_flops_every,
             policy=what.policy,
+            options=what.policy_options,
+            cameras=what.cameras,
+            unnorm_key=what.unnorm_key,
         )
         for cell in cells:
             self._policy.resolve(cell.what.pruner)  # refused before the first episode
@@ -164,5 +166,6 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.sim.assets import resolve_assets
 
     checkpoint = Checkpoint.find(config.what.checkpoint, config.what.suite)
+    checkpoint.check_for(config.what.suite, config.what.unnorm_key)  # before assets are fetched
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
     return checkpoint, resolve_assets(config.what.assets, made_for)

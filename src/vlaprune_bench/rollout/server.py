@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from vlaprune_bench.policies.base import Memory, Policy, PolicyCall
-from vlaprune_bench.rollout.identity import draw_seed
+from vlaprune_bench.rollout.identity import draw_seed, noise_seed
 from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.messages import (
     ActionRequest,
@@ -227,7 +227,10 @@ class Server:
             assert record.opened is not None
             setup, spec = record.job.setup, record.job.spec
             self.memories[record] = self.policy.start(
-                record.opened.instruction, draw_seed(spec), setup.config.what.pruner
+                record.opened.instruction,
+                draw_seed(spec),
+                setup.config.what.pruner,
+                noise_seed(spec),
             )
         return self.memories[record]
 

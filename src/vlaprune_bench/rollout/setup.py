@@ -35,12 +35,20 @@ class Loaded:
     @property
     def facts(self) -> Facts:
         info = self.info
-        return Facts(info.policy, info.checkpoint_hash, self.assets.hash, info.dtype, info.chunk)
+        return Facts(
+            info.policy,
+            info.checkpoint_hash,
+            self.assets.hash,
+            info.dtype,
+            info.chunk,
+            info.action_steps,
+            info.options,
+        )
 
     @property
     def warnings(self) -> list[str]:
         """What the reader of a row must know."""
-        info, found = self.info, []
+        info, found = self.info, list(self.info.notes)
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:
@@ -113,7 +121,7 @@ class Setup:
             "method_options": json.dumps(method_options(what.pruner)),
             "run_id": run_id(self.config),
             "episode_id": self.episode_id(spec),
-            "env_seed": PROTOCOLS[spec.protocol].env_seed,
+            "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
             "keep": what.pruner.keep_ratio,
             "checkpoint": info.name,
             "checkpoint_trained": info.trained,

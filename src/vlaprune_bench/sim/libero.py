@@ -248,7 +248,12 @@ class LiberoTask:
         environment = SeededEnvironment(self._info, self._assets, self._protocol, self._lazy)
         self._environment = environment
         self._table = SceneTable(
-            self.suite, self.task, self._protocol.env_seed, environment.draw, self._scenes
+            self.suite,
+            self.task,
+            self._protocol.env_seed,
+            environment.draw,
+            self._scenes,
+            self._protocol.seed_per_trial,
         )
         self._simulation: FastSimulation | ReferenceSimulation
         self._simulation = ReferenceSimulation(environment, self._lazy)

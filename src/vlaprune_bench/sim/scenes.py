@@ -5,7 +5,8 @@ setting an init state does not put them back. Two named ways to say which placem
 
     reference   what the reference loop shows: one generator, seeded once per task environment, and
                 trial k sees what its (k+1)-th reset draws. Tabulated here by drawing what the
-                resets before it would draw, without building them.
+                resets before it would draw, without building them. LeRobot's loop seeds it anew for
+                each trial, by the protocol's seed plus k.
     fresh       every trial by itself: a generator seeded by suite, task, trial and the protocol's
                 seed, and the first reset after that.
 """
@@ -44,7 +45,13 @@ class SceneTable:
     """The scenes of one task, trial by trial; each is drawn once."""
 
     def __init__(
-        self, suite: str, task: int, seed: int, draw: Callable[[int], None], protocol: SceneProtocol
+        self,
+        suite: str,
+        task: int,
+        seed: int,
+        draw: Callable[[int], None],
+        protocol: SceneProtocol,
+        seed_per_trial: bool = False,
     ) -> None:
         """Draw nothing yet.
 
@@ -56,11 +63,13 @@ class SceneTable:
                 models built by then (`draw_reset`); raises robosuite's `RandomizationError` where
                 the reset would.
             protocol: Which scene a trial is.
+            seed_per_trial: Whether the reference seeds its generator anew for each trial.
         """
         self._name = f"{suite} task {task}"
         self._seed = seed
         self._draw = draw
         self._protocol = protocol
+        self._seed_per_trial = seed_per_trial
         self._scenes: dict[int, Scene] = {}
         # the reference's generator after the scenes drawn so far, and its models
         self._random_state, self._loads = seeded_state(seed), 1
@@ -71,7 +80,12 @@ class SceneTable:
         Raises:
             RuntimeError: the placement sampler found no scene.
         """
-        if self._protocol == "reference":
+        if self._protocol == "reference" and self._seed_per_trial:
+            if trial not in self._scenes:
+                # trial k's reset builds model k + 2, the first one being that of the environment
+                state = seeded_state(self._seed + trial)
+                self._scenes[trial], _ = self._first_valid(state, loads=1 + trial)
+        elif self._protocol == "reference":
             while trial not in self._scenes:
                 scene, self._random_state = self._first_valid(self._random_state, self._loads)
                 self._loads = scene.loads

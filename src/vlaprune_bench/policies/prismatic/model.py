@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from vlaprune_bench.policies.prismatic.heads import Projector
-from vlaprune_bench.policies.prismatic.llama import LanguageModel
 from vlaprune_bench.policies.prismatic.vision import VisionBackbone, tower_configs
+from vlaprune_bench.policies.transformer.llama import LanguageModel
+from vlaprune_bench.policies.transformer.stack import Sees
 from vlaprune_bench.types import UserError
 
 
@@ -21,14 +22,14 @@ class Prismatic(nn.Module):
         config: dict[str, Any],
         attention: str,
         *,
-        causal: bool = False,
+        sees: Sees = "all",
         logits: bool = False,
     ) -> None:
         """
         Args:
             config: config.json.
             attention: "sdpa" or "eager".
-            causal: whether a token of the language model sees only those before it, or all.
+            sees: which tokens a token of the language model may see.
             logits: whether the language model predicts tokens.
         """
         super().__init__()
@@ -39,7 +40,7 @@ class Prismatic(nn.Module):
             )
         self.vision_backbone = VisionBackbone(config, attention)
         self.language_model = LanguageModel(
-            config.get("text_config", {}), attention, causal=causal, logits=logits
+            config.get("text_config", {}), attention, sees=sees, logits=logits
         )
         self.projector = Projector(self.vision_backbone.width, self.language_model.width)
 

@@ -181,6 +181,12 @@ class VisionBackbone(nn.Module):
     def __init__(self, config: dict[str, Any], attention: str) -> None:
         super().__init__()
         dino, siglip = tower_configs(config)
+        for tower in (dino, siglip):
+            if tower.embed_dim % tower.num_heads:
+                raise UserError(
+                    f"config.json: a tower's embed_dim is {tower.embed_dim}; it must be a multiple "
+                    f"of its num_heads, {tower.num_heads}."
+                )
         if dino.grid != siglip.grid or dino.image != siglip.image:
             raise UserError(
                 f"config.json: image_sizes is {config.get('image_sizes')}; "

@@ -12,14 +12,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from vlaprune_bench.policies.prismatic.cache import LayerCache, cache_of
-from vlaprune_bench.policies.prismatic.llama import LanguageModel
-from vlaprune_bench.policies.prismatic.model import Prismatic
+from vlaprune_bench.policies.transformer.cache import LayerCache, cache_of
+from vlaprune_bench.policies.transformer.stack import Stack
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class Request(ABC):
     order: tuple[int, int]
     """The smallest of several is answered first, so that those behind catch up."""
     shape: tuple[Any, ...]
-    """Requests of one class and one shape can be computed together."""
+    """Requests of one class and one shape, which names the networks, can be computed together."""
 
     @classmethod
     @abstractmethod
@@ -60,15 +59,24 @@ Work: TypeAlias = Generator[Request, Any, T]
 """A call, or a part of one, that ends in a T; is sent the Tensor that answers its request."""
 
 
+class Encoder(Protocol):
+    """Vision towers and projector."""
+
+    def patches(self, pixels_BCHW: Tensor) -> Tensor:
+        """Projected patch embeddings, (B, V, width), of all cameras."""
+        ...
+
+
 @dataclass
 class Patches(Request):
     """Projected patch embeddings, (1, V, width)."""
 
-    model: Prismatic
+    model: Encoder
     pixels_1CHW: Tensor
 
     def __post_init__(self) -> None:
-        self.stage, self.order, self.shape = "vision", (-1, 0), ()
+        self.stage, self.order = "vision", (-1, 0)
+        self.shape = (id(self.model), *getattr(self.pixels_1CHW, "shape", ()))
 
     @classmethod
     def run(cls, requests: Sequence[Patches]) -> list[Tensor | Request]:
@@ -79,7 +87,9 @@ class Patches(Request):
         def function(inputs: list[Tensor]) -> list[Tensor]:
             return [self.model.patches(inputs[0])]
 
-        return Pure((Patches,), [self.pixels_1CHW], function, lambda outputs: outputs[0])
+        return Pure(
+            (Patches, id(self.model)), [self.pixels_1CHW], function, lambda outputs: outputs[0]
+        )
 
 
 @dataclass
@@ -103,7 +113,7 @@ class Tap:
 class Layers(Request):
     """Successive decoder layers; the answer is the states after them."""
 
-    model: LanguageModel
+    model: Stack
     hidden_1ND: Tensor
     layers: range
     query_N: Tensor
@@ -113,7 +123,7 @@ class Layers(Request):
     n_keys: int
     """Tokens whose keys each layer sees, those of `cache` included."""
     visible_NK: Tensor | None
-    """See `LanguageModel.run_layers`."""
+    """See `Stack.run_layers`."""
     cache: LayerCache
     taps: dict[int, Tap]
     """By layer; are told the queries."""
@@ -124,7 +134,7 @@ class Layers(Request):
         self.stage = "decode" if self.step else "prefill"
         self.order = (self.step, self.layers.start)
         plain = self.visible_NK is None
-        self.shape = (self.layers.start, len(self.query_N), self.n_keys, plain)
+        self.shape = (id(self.model), self.layers.start, len(self.query_N), self.n_keys, plain)
 
     @classmethod
     def run(cls, requests: Sequence[Layers]) -> list[Tensor | Request]:
@@ -182,7 +192,7 @@ class Layers(Request):
             self.cache.put(self.layers, outputs[1 + len(tapped) :])
             return outputs[0]
 
-        key = (Layers, self.layers, self.step, tuple(tapped))
+        key = (Layers, id(self.model), self.layers, self.step, tuple(tapped))
         return Pure(key, [*inputs, *before], function, give)
 
 
@@ -265,7 +275,7 @@ def _tapping(requests: Sequence[Layers], layers: range) -> Iterator[None]:
     try:
         for row, request in enumerate(requests):
             for layer in set(request.taps) & set(layers):
-                block: Any = request.model.model.layers[layer]
+                block = request.model.block(layer)
                 hook = partial(keep, row, layer)
                 handles.append(block.self_attn.q_proj.register_forward_hook(hook))
         yield

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from vlaprune_bench.policies.prismatic.requests import Request, compute
+from vlaprune_bench.policies.transformer.requests import Request, compute
 
 Function: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 Record: TypeAlias = Callable[[Function, list[Tensor]], tuple[Callable[[], Any], list[Tensor]]]

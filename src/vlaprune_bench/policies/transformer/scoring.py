@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from vlaprune_bench.measure.flops import llm_prefill_macs
-from vlaprune_bench.policies.prismatic.prefill import DecoderRun
+from vlaprune_bench.policies.transformer.prefill import DecoderRun
 
 SCORES = 2**24
 """Attention scores held at once by `CallDecoder.attention` (float32: 64 MiB)."""
@@ -45,20 +42,22 @@ class CallDecoder(DecoderRun):
         n_keys = keys_HKd.shape[1]
         self.charge(len(rows) * n_keys * model.shape.query_width)
 
-        decoded = self._layout.length + torch.arange(n_keys - len(tap.key_K), device=rows.device)
+        decoded = self.layout.length + torch.arange(n_keys - len(tap.key_K), device=rows.device)
         key_K = torch.cat([tap.key_K, decoded])
         chunk = max(1, SCORES // (model.heads * n_keys))
         parts = [
-            _mean_attention(
-                queries, keys_HKd, key_K[None] <= row[:, None] if model.causal else None
-            )
+            mean_attention(queries, keys_HKd, self.visible(row, key_K))
             for queries, row in zip(queries_RHd.split(chunk), rows.split(chunk), strict=True)
         ]
-        # the visual tokens still there follow the first token, ascending
-        first, n_visual = self._layout.visual.start, self._layout.n_visual
-        there = slice(first, first + len(tap.key_K) - (self._layout.length - n_visual))
-        result_RV = torch.zeros(len(rows), n_visual, device=rows.device)
-        result_RV[:, key_K[there] - first] = torch.cat(parts)[:, there]
+        return self._on_visual(torch.cat(parts), tap.key_K)
+
+    def _on_visual(self, attention_RK: Tensor, key_K: Tensor) -> Tensor:
+        """(R, V) of attention to keys at these positions and to what may follow them."""
+        # the visual tokens still there stand together, ascending
+        first, n_visual = self.layout.visual.start, self.layout.n_visual
+        there = slice(first, first + len(key_K) - (self.layout.length - n_visual))
+        result_RV = torch.zeros(len(attention_RK), n_visual, device=attention_RK.device)
+        result_RV[:, key_K[there] - first] = attention_RK[:, there]
         return result_RV
 
     def rows(self, layer: int) -> Tensor:
@@ -69,8 +68,17 @@ class CallDecoder(DecoderRun):
         """
         for segment in self._segments:
             if layer in segment.layers:
-                return segment.query_N
+                return self._unmasked(segment.query_N)
         raise ValueError(f"decoder layer {layer} has not run yet")
+
+    def _unmasked(self, query_N: Tensor) -> Tensor:
+        """Positions of computed tokens without the masked ones; no device is waited for."""
+        gone, start, parts = self.layout.length - len(query_N), 0, []
+        # visual tokens alone leave, and masked ones stand behind them
+        for part in self.layout.masked:
+            parts.append(query_N[start : part.start - gone])
+            start = part.stop - gone
+        return torch.cat([*parts, query_N[start:]]) if parts else query_N
 
     def charge(self, macs: int) -> None:
         """Add multiply-adds a method did itself to the call's scoring cost."""
@@ -78,19 +86,29 @@ class CallDecoder(DecoderRun):
 
     def probe(self, depth: int) -> Tensor:
         """States of the unpruned sequence, proprio left out, after `depth` layers (see Decoder)."""
-        full = self._layout
-        layout = replace(full, has_proprio=False)
-        x_BLD = self._sequence_BLD[:1]
-        hidden_BPD = torch.cat(
-            [x_BLD[:, : full.proprio.start], x_BLD[:, full.proprio.stop :]], dim=1
-        )
+        layout, hidden_BPD = self.layout, self._sequence_BLD[:1]
+        everywhere = torch.arange(layout.length, device=hidden_BPD.device)
+        proprio = layout.proprio
+        row_P = torch.cat([everywhere[: proprio.start], everywhere[proprio.stop :]])
         if depth:
-            positions = torch.arange(layout.length, device=hidden_BPD.device)
-            hidden_BPD = self._model.run_layers(hidden_BPD, positions, range(depth))
-            self.charge(llm_prefill_macs([layout.length] * depth, self._model.shape))
-        bos = slice(0, layout.visual.start)
-        parts = (layout.visual, bos, layout.prompt_rest, layout.stop)
-        return torch.cat([hidden_BPD[0, part] for part in parts])
+            segment = self._segment(range(depth), row_P, row_P, renumber=True)
+            visible_NK = None if self._model.causal else self.visible(row_P, row_P)
+            hidden_BPD = self._model.run_layers(
+                hidden_BPD[:, row_P],
+                segment.rope_N,
+                segment.layers,
+                visible_BNK=None if visible_NK is None else visible_NK[None],
+            )
+            self.charge(llm_prefill_macs([len(row_P)] * depth, self._model.shape))
+        else:
+            hidden_BPD = hidden_BPD[:, row_P]
+        # the tokens after proprio moved up
+        gone = proprio.stop - proprio.start
+        parts = [layout.segment(name) for name in ("visual", "bos", "text", "stop")]
+        moved = [
+            slice(p.start - gone, p.stop - gone) if p.start >= proprio.stop else p for p in parts
+        ]
+        return torch.cat([hidden_BPD[0, part] for part in moved])
 
     def mean_query_key(self, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
         """Mean of q k^T / sqrt(head_dim) over heads and queries, for each key (see Decoder).
@@ -101,7 +119,7 @@ class CallDecoder(DecoderRun):
         call makes a float32 copy of them; the rest is float32.
         """
         model = self._model
-        block: Any = model.model.layers[layer]
+        block = model.block(layer)
         q_proj, k_proj = block.self_attn.q_proj, block.self_attn.k_proj
         normed_T, normed_V = (block.input_layernorm(x).float() for x in (queries, keys))
         q_1H = q_proj(normed_T.mean(0, keepdim=True).to(q_proj.weight.dtype))
@@ -116,7 +134,7 @@ class CallDecoder(DecoderRun):
         return scores_1V[0] / (model.heads * q_HW.shape[-1] ** 0.5)
 
 
-def _mean_attention(queries_RHd: Tensor, keys_HKd: Tensor, visible_RK: Tensor | None) -> Tensor:
+def mean_attention(queries_RHd: Tensor, keys_HKd: Tensor, visible_RK: Tensor | None) -> Tensor:
     """(R, K) float32 softmax of q k^T / sqrt(head_dim), mean over heads."""
     kv_heads, _, head_dim = keys_HKd.shape
     # query heads that share a key head stand next to each other

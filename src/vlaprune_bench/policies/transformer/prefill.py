@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vlaprune_bench.measure.flops import decoder_layer_macs, llm_prefill_macs
-from vlaprune_bench.policies.prismatic.cache import LayerCache
-from vlaprune_bench.policies.prismatic.llama import LanguageModel
-from vlaprune_bench.policies.prismatic.requests import Layers, Tap, Work, alone
+from vlaprune_bench.policies.transformer.cache import LayerCache
+from vlaprune_bench.policies.transformer.requests import Layers, Tap, Work, alone
+from vlaprune_bench.policies.transformer.stack import Stack
 from vlaprune_bench.pruning.base import Selection
 from vlaprune_bench.types import TokenLayout
 
@@ -53,7 +53,7 @@ class DecoderRun:
 
     def __init__(
         self,
-        model: LanguageModel,
+        model: Stack,
         sequence_BLD: Tensor,
         layout: TokenLayout,
         *,
@@ -62,7 +62,7 @@ class DecoderRun:
     ) -> None:
         """
         Args:
-            model: the language model.
+            model: the stack.
             sequence_BLD: input embeddings of the full sequence.
             layout: what stands where in it.
             tapped_layers: layers whose queries are kept for `attention`.
@@ -80,9 +80,10 @@ class DecoderRun:
         """Visual tokens (indices into all of them) computed so far; None: all."""
         self._model = model
         self._sequence_BLD = sequence_BLD
-        self._layout = layout
+        self.layout = layout
         self._tapped = tuple(tapped_layers)
         self._previous = previous
+        self._valid_L = _valid(layout, sequence_BLD.device)
         self._segments: list[Segment] = []
         self._taps: dict[int, Tap] = {}
         self._steps = 0
@@ -117,7 +118,7 @@ class DecoderRun:
         borders = set(select_at)
         _check_layers(borders, self.n_layers)
         hidden_BND, reusing = self._sequence_BLD, False
-        query_N = key_K = torch.arange(self._layout.length, device=hidden_BND.device)
+        query_N = key_K = torch.arange(self.layout.length, device=hidden_BND.device)
         # segments between decisions share their tokens, hence their rotation
         starts = sorted({0, *borders})
         for start, end in zip(starts, [*starts[1:], self.n_layers], strict=True):
@@ -131,32 +132,45 @@ class DecoderRun:
                 else:
                     key_K = query_N
                 reusing = selection.reuse
-            rope_N = query_N
-            if renumber:
-                rope_N = torch.searchsorted(key_K, query_N)
-            next_rope = len(key_K) if renumber else self._layout.length
-            segment = Segment(range(start, end), query_N, key_K, rope_N, next_rope)
+            segment = self._segment(range(start, end), query_N, key_K, renumber)
             hidden_BND = yield self._layers(segment, hidden_BND)
         tokens = [len(s.query_N) for s in self._segments for _ in s.layers]
         keys = [len(s.key_K) for s in self._segments for _ in s.layers]
         self.prefill_macs = llm_prefill_macs(tokens, self._model.shape, keys)
-        return Prefill(self._model.model.norm(hidden_BND), tokens, keys)
+        return Prefill(self._model.norm(hidden_BND), tokens, keys)
+
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """What the layers of the prefill saw, first to last."""
+        return self._segments
+
+    def _segment(self, layers: range, query_N: Tensor, key_K: Tensor, renumber: bool) -> Segment:
+        """Tokens of some layers with their RoPE positions; masked tokens advance nobody."""
+        rope_N = query_N
+        if renumber:
+            rope_N = torch.searchsorted(key_K, query_N)
+        if self._valid_L is not None:
+            counted = self._valid_L[key_K] if renumber else self._valid_L
+            # a masked first token would stand at -1: nobody sees it
+            rope_N = (counted.cumsum(0) - 1)[rope_N]
+        gone = self.layout.length - len(key_K) if renumber else 0
+        return Segment(layers, query_N, key_K, rope_N, self.layout.n_valid - gone)
 
     def _leave(
         self, hidden_BND: Tensor, query_N: Tensor, selection: Selection
     ) -> tuple[Tensor, Tensor]:
         """Take all visual tokens but the selected out of the states; new states and positions."""
         self.kept_V = selection.index.to(query_N.device)
-        stay_N = _sequence_positions(self.kept_V, self._layout)
+        stay_N = _sequence_positions(self.kept_V, self.layout)
         # `query_N` is sorted and contains `stay_N`: this finds their rows without a sync
         hidden_BND = hidden_BND[:, torch.searchsorted(query_N, stay_N)]
         if selection.values is not None:
-            first = self._layout.visual.start
+            first = self.layout.visual.start
             hidden_BND[:, first : first + len(self.kept_V)] = selection.values.to(hidden_BND)
         return hidden_BND, stay_N
 
     def _reuse(self, query_N: Tensor, n_keys: int) -> None:
-        length = self._layout.length
+        length = self.layout.length
         if self._previous is None:
             raise ValueError("an episode's first call has no earlier keys and values to reuse")
         if {n_keys, *(k.shape[2] for k in self._previous.keys.values())} != {length}:
@@ -169,8 +183,10 @@ class DecoderRun:
         for layer in set(self._tapped) & set(segment.layers):
             self._taps[layer] = Tap([], [], [], segment.key_K)
         visible_NK = None
-        if self._model.causal and len(segment.query_N) < len(segment.key_K):
-            visible_NK = segment.key_K[None] <= segment.query_N[:, None]
+        # where nothing but the order says who sees whom, a causal stack needs no mask
+        plain = len(segment.query_N) == len(segment.key_K) and self._valid_L is None
+        if not (self._model.causal and plain):
+            visible_NK = self.visible(segment.query_N, segment.key_K)
         return Layers(
             self._model,
             hidden_BND,
@@ -182,6 +198,22 @@ class DecoderRun:
             self.cache,
             self._taps,
         )
+
+    def visible(self, row_N: Tensor, key_K: Tensor) -> Tensor | None:
+        """Which keys each row may see, (N, K) bool; None: all. Arguments are positions.
+
+        A masked row sees what a valid one there would: its state is finite and nobody reads it.
+        """
+        rule_NK = None
+        if self._model.sees != "all":
+            last_N = row_N
+            if self._model.sees == "prefix":
+                last_N = row_N.clamp(min=self.layout.n_prefix - 1)
+            rule_NK = key_K[None] <= last_N[:, None]
+        if self._valid_L is None:
+            return rule_NK
+        valid_1K = self._valid_L[key_K][None]
+        return valid_1K.expand(len(row_N), -1) if rule_NK is None else rule_NK & valid_1K
 
     def step(self, embedding_BD: Tensor) -> Tensor:
         """See `stepping`."""
@@ -199,7 +231,7 @@ class DecoderRun:
         hidden_B1D = embedding_BD[:, None]
         device = embedding_BD.device
         # filled on the device: nothing is copied there, hence nothing waits
-        position_1 = torch.full((1,), self._layout.length + self._steps, device=device)
+        position_1 = torch.full((1,), self.layout.length + self._steps, device=device)
         for segment in self._segments:
             rope_1 = torch.full((1,), segment.next_rope + self._steps, device=device)
             n_keys = len(segment.key_K) + self._steps + 1
@@ -218,7 +250,7 @@ class DecoderRun:
             macs = decoder_layer_macs(1, self._model.shape, n_keys)
             self.decode_macs += len(segment.layers) * macs
         self._steps += 1
-        return self._model.model.norm(hidden_B1D)[:, 0]
+        return self._model.norm(hidden_B1D)[:, 0]
 
 
 def _sequence_positions(kept_V: Tensor, layout: TokenLayout) -> Tensor:
@@ -226,6 +258,16 @@ def _sequence_positions(kept_V: Tensor, layout: TokenLayout) -> Tensor:
     before = torch.arange(layout.visual.start, device=kept_V.device)
     after = torch.arange(layout.visual.stop, layout.length, device=kept_V.device)
     return torch.cat([before, layout.visual.start + kept_V, after])
+
+
+def _valid(layout: TokenLayout, device: torch.device) -> Tensor | None:
+    """(L,) bool: positions that are not masked; None: all."""
+    if not layout.masked:
+        return None
+    valid_L = torch.ones(layout.length, dtype=torch.bool, device=device)
+    for part in layout.masked:
+        valid_L[part] = False
+    return valid_L
 
 
 def _check_layers(layers: Iterable[int], n_layers: int) -> None:

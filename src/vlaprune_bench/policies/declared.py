@@ -1,0 +1,38 @@
+"""What a checkpoint's config.json says before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, EvalProtocol
+
+
+def declared_protocol(checkpoint: str) -> EvalProtocol:
+    """The protocol a checkpoint was published with: LeRobot's for its layout, else OpenVLA's.
+
+    Args:
+        checkpoint: an embedded one's name, a folder or a hub id. Of a hub id that was never
+            fetched nothing is known, so OpenVLA's: once it is, ask again.
+    """
+    path = _config_path(checkpoint)
+    return OPENVLA_PROTOCOL if path is None else protocol_of(json.loads(path.read_bytes()))
+
+
+def protocol_of(config: dict[str, object]) -> EvalProtocol:
+    """The protocol of a config.json; only LeRobot's name a policy's type."""
+    return LEROBOT_PROTOCOL if "type" in config else OPENVLA_PROTOCOL
+
+
+def _config_path(checkpoint: str) -> Path | None:
+    embedded = Path(__file__).parents[1] / "checkpoints" / checkpoint
+    for folder in (embedded, Path(checkpoint).expanduser()):
+        if (folder / "config.json").is_file():
+            return folder / "config.json"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(checkpoint, "config.json")
+    return Path(found) if isinstance(found, str) else None
