@@ -55,6 +55,8 @@ def _check_least(name: str, value: int, least: int) -> None:
 
 PACE = {"pace": True}
 """Marks an option that says how fast results come, not what they are."""
+LATER = {"later": True}
+"""Marks an option that joined later: left out of a run's id where it has its default."""
 CELL = {"cell": True}
 """Marks an option in which configurations may differ that share a loaded policy and an open
 simulator."""
@@ -89,12 +91,11 @@ class What:
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
     """openvla, openvla-oft, pi0, pi05, smolvla, or auto: what the checkpoint's files say."""
-    policy_options: tuple[str, ...] = ()
+    policy_options: tuple[str, ...] = field(default=(), metadata=LATER)
     """Options of the policy's own, each key=value: see docs/policies.md."""
-    """openvla, openvla-oft, or auto: what the checkpoint's files say."""
-    cameras: int | None = None
+    cameras: int | None = field(default=None, metadata=LATER)
     """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
-    unnorm_key: str | None = None
+    unnorm_key: str | None = field(default=None, metadata=LATER)
     """Key of the normalisation statistics in the checkpoint; by default the suite's."""
     assets: str = "auto"
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
@@ -397,7 +398,11 @@ def _check_pruner(data: Any, key: str, source: str) -> None:
 
 def run_id(config: EvalConfig) -> str:
     """Hash of everything in the configuration that can change a result, 12 hex digits."""
-    return digest(without_pace(to_dict(config)))
+    data = without_pace(to_dict(config))
+    plain = to_dict(EvalConfig())
+    for name in [n for n in data if OPTIONS[n].metadata.get("later") and data[n] == plain[n]]:
+        del data[name]
+    return digest({**data, "protocol": config.what.evaluation.name})
 
 
 def without_pace(data: dict[str, Any]) -> dict[str, Any]:
