@@ -1,6 +1,7 @@
 """vlaprune-doctor: every level, what mends it, and the exit code."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -128,8 +129,23 @@ def test_lite_assets_show_their_known_frames(monkeypatch):
     shows_the_known_frames()
 
 
-def test_the_pin_is_the_package_s():
-    assert checks.pin("mujoco") in (checks.requires(checks.PACKAGE) or [])
+@pytest.mark.parametrize("folder", ["pip", "changed"])
+def test_real_assets_are_called_by_what_they_are(monkeypatch, real_assets, folder, tmp_path):
+    """The wheels' set is right; a folder with a changed file is not, and the file is named."""
+    if folder == "pip":
+        monkeypatch.setenv("VLAPRUNE_ASSETS", "pip")
+        wanted = ("ok", f"real set {real_assets.hash} in", "all 343 files are LIBERO's")
+    else:
+        for entry in real_assets.path.iterdir():
+            (tmp_path / entry.name).symlink_to(entry)
+        (tmp_path / "textures").unlink()
+        shutil.copytree(real_assets.path / "textures", tmp_path / "textures")
+        (tmp_path / "textures" / "martin_novak_wood_table.png").write_bytes(b"other")
+        monkeypatch.setenv("VLAPRUNE_ASSETS", str(tmp_path))
+        wanted = ("warning", "1 files differ", "textures/martin_novak_wood_table.png")
+    level, text, _ = findings(checks._assets)[0]
+    assert level == wanted[0]
+    assert all(part in text for part in wanted[1:]), text
 
 
 def test_help_needs_nothing_heavy():
