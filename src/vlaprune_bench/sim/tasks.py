@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlaprune_bench.sim.package import package_folder
+from vlaprune_bench.sim.variants.base import Variant
 from vlaprune_bench.types import SUITES, UserError
 
 MAX_INIT_STATES_BYTES = 2**24
@@ -43,6 +44,16 @@ class TaskInfo:
     instruction: str
     bddl_file: Path
     init_states_file: Path
+    base_suite: str
+    """The LIBERO suite it comes from: budgets and un-normalisation are that suite's."""
+    base_task: int
+    """Index there of the task it comes from."""
+    dimension: str = ""
+    """What a perturbed suite changed, as it calls it; empty: nothing."""
+    variants: tuple[Variant, ...] = ()
+    """What the task itself edits of the scene."""
+    max_trials: int | None = None
+    """Init states an evaluation of the suite uses; None: all there are."""
 
 
 @functools.cache
@@ -70,6 +81,8 @@ def list_tasks(suite: str) -> tuple[TaskInfo, ...]:
             instruction=instruction_of(name),
             bddl_file=folder / "bddl_files" / suite / f"{name}.bddl",
             init_states_file=folder / "init_files" / suite / f"{name}.pruned_init",
+            base_suite=suite,
+            base_task=index,
         )
         for index, name in enumerate(module.libero_task_map[suite])
     )
