@@ -66,7 +66,8 @@ def test_a_tagged_texture_looks_as_the_pinned_mujoco_shows_it(tmp_path):
         name = tmp_path / f"{tagged}.png"
         png(name, 128, tagged)
         model = mujoco.MjModel.from_xml_string(
-            f"""<mujoco><visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
+            f"""<mujoco>
+            <visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
             <asset><texture name="t" type="2d" file="{name}"/>
             <material name="m" texture="t" specular="0"/></asset>
             <worldbody><geom type="plane" size="9 9 1" material="m"/>

@@ -21,6 +21,7 @@ from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.damage import blaming
 from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.package import import_libero, quiet
+from vlaprune_bench.sim.pro import register_objects
 from vlaprune_bench.sim.problem import with_objects
 from vlaprune_bench.sim.scenes import (
     MAX_PLACEMENT_TRIES,
@@ -85,6 +86,8 @@ class SeededEnvironment:
         _process = os.getpid()
         _close_live()
         self._envs = import_libero()
+        if info.dimension == "object":
+            register_objects()
         self._info = info
         self._name = f"{info.suite} task {info.index}"
         self._assets = assets

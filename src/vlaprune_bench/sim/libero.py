@@ -14,9 +14,8 @@ nor steps go through robosuite, with equal results, bit for bit (see `fast`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
-
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -24,9 +23,10 @@ from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment, check_process
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.sim.memory import release_leftovers
+from vlaprune_bench.sim.pro import check_objects
 from vlaprune_bench.sim.scenes import SceneTable
 from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.tasks import Reading, get_task, load_init_states
 from vlaprune_bench.sim.variants import Draw, Variant, View, identity
 from vlaprune_bench.types import (
     CAMERAS,
@@ -67,7 +67,7 @@ class LiberoTask:
         init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes, before
             variants edit it.
         scene_hash: Of the last reset: SHA-256 (16 hex digits) of MuJoCo's integration state and of
-            the model's body poses, after the init state was set and before settling, and of all that
+            the model's body poses, after the init state was set and before settling, and of what
             variants do. Equal hashes mean the same scene in the same state; meshes and colours are
             not covered.
         frames_hash: Of the last reset: SHA-256 (16 hex digits) of the first frames, settled. Covers
@@ -88,11 +88,12 @@ class LiberoTask:
         render: Literal["lazy", "always"] = "lazy",
         variants: Sequence[Variant] = (),
         seed: int = 0,
+        reading: Reading = "paper",
     ) -> None:
         """Look the task up; the simulator starts at the first reset.
 
         Args:
-            suite: One of `types.SUITES`.
+            suite: One of `tasks.known_suites()`.
             task: Index within the suite, from 0.
             assets: Meshes and textures, from `resolve_assets`.
             protocol: How the evaluation is done.
@@ -108,6 +109,7 @@ class LiberoTask:
             variants: What to edit of the scene, frames and words, in this order, after what the
                 task itself edits.
             seed: Of the variants' randomness, with suite, task, trial and step.
+            reading: Of a perturbed suite whose code does otherwise than it says, see `tasks`.
 
         Raises:
             UserError: unknown suite, task, sim, scenes, start or render mode, a variant the task
@@ -117,13 +119,15 @@ class LiberoTask:
             ("sim", sim, get_args(SimPath)),
             ("scenes", scenes, get_args(SceneProtocol)),
             ("start", start, ("fixed", "drawn")),
+            ("reading", reading, get_args(Reading)),
             ("render", render, ("lazy", "always")),
         ):
             if value not in known:
                 raise UserError(f"{key}={value!r} is unknown: choose {' or '.join(known)}.")
         if sim == "fast" and render == "always":
             raise UserError("render='always' is robosuite's rendering: it needs sim='reference'.")
-        self._info = get_task(suite, task)
+        self._info = get_task(suite, task, reading)
+        check_objects(self._info, assets)
         self._init_states = load_init_states(self._info.init_states_file)[: self._info.max_trials]
         self._assets = assets
         self._protocol = protocol

@@ -18,9 +18,7 @@ ACTIONS = np.array(
 )
 
 
-def self_check(
-    fast: FastSimulation, scene: Scene, init_state: np.ndarray | None
-) -> str | None:
+def self_check(fast: FastSimulation, scene: Scene, init_state: np.ndarray | None) -> str | None:
     """Run the same steps by robosuite and by the fast path; a reset must follow.
 
     The bits of both depend on compiled code and on the BLAS of the machine, which nobody can test

@@ -203,7 +203,9 @@ class Stage:
         texels = self._texels(change.index)
         for face in _faces(texels):
             size = (face.shape[1], face.shape[0])
-            picture = np.asarray(Image.fromarray(change.new).resize(size, Image.Resampling.BILINEAR))
+            picture = np.asarray(
+                Image.fromarray(change.new).resize(size, Image.Resampling.BILINEAR)
+            )
             mixed = face[..., :3] * (1 - change.share) + picture * change.share
             face[..., :3] = np.rint(mixed).astype(np.uint8)
         self._stale.add(change.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,7 +16,9 @@ class Blackout(CameraVariant):
     """A camera is black from a step on; by default both from the first frame on, which tells what a
     checkpoint does blind."""
 
-    scales = {"from": Scale("control steps until it goes black", (160, 80, 40, 16, 0), default=5)}
+    scales: ClassVar = {
+        "from": Scale("control steps until it goes black", (160, 80, 40, 16, 0), default=5)
+    }
 
     def frame(self, view: View, image: np.ndarray) -> np.ndarray:
         black = view.camera in self.cameras and view.step >= self.amount

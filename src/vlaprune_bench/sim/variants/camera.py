@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,14 +21,14 @@ class Camera(CameraVariant):
     camera: str = "agentview"
     """agentview, wrist or both."""
 
-    scales = {
+    scales: ClassVar = {
         "orbit": Scale("degrees around the scene", (5, 10, 20, 30, 45)),
         "distance": Scale("% nearer or farther", (5, 10, 20, 30, 40)),
         "yaw": Scale("degrees turned sideways in place", (2, 4, 7, 10, 15)),
         "pitch": Scale("degrees turned up or down in place", (2, 4, 7, 10, 15)),
     }
-    """The third-person camera moves around the vertical axis through, and along the line to, the
-    middle of the table; the wrist's around the hand's axis, and along the line to the fingertips."""
+    """The third-person camera moves around the vertical axis through the middle of the table, and
+    along the line to it; the wrist's around the hand's axis, and along the line to the fingertips."""
 
     def edit(self, stage: Stage) -> None:
         model = stage.model
@@ -48,7 +48,9 @@ class Camera(CameraVariant):
         if body == 0:
             return np.array(stage.inner.workspace_offset, dtype=float)
         (robot,) = stage.inner.robots
-        return point_in(stage.model, stage.model.site(robot.gripper.important_sites["grip_site"]).id, body)
+        return point_in(
+            stage.model, stage.model.site(robot.gripper.important_sites["grip_site"]).id, body
+        )
 
 
 def moved(

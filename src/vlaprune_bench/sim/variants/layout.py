@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from vlaprune_bench.sim.variants.base import Scale, Variant
-from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.sim.stage import Stage
@@ -20,6 +19,7 @@ _GAP_M = 0.01
 _TRIES = 200
 _DROP_M = 0.01
 """How far above the table an added object begins; it lands while the scene settles."""
+_MORE = ("libero_object", "libero_10")
 _AROUND_M = 0.1
 """How far beyond the task's own regions an added object may stand."""
 
@@ -29,11 +29,12 @@ _AROUND_M = 0.1
 class Layout(Variant):
     """Objects stand elsewhere in and around their regions, or distractors stand among them."""
 
-    scales = {
+    scales: ClassVar = {
         "jitter": Scale("m beyond the region's edge, at most", (0.0, 0.02, 0.04, 0.06, 0.08)),
-        "distractors": Scale("objects of the suite's other tasks", (1, 2, 3, 4, 5)),
+        "distractors": Scale("objects of kinds the task has not", (1, 2, 3, 4, 5)),
     }
-    """What stands on or in something moves with it or stays; fixtures stay."""
+    """What stands on or in something moves with it or stays; fixtures stay. Distractors are of the
+    suite's other tasks, and where these have too few, of libero_object and libero_10."""
 
     def extras(self, task: TaskInfo) -> dict[str, str]:
         from vlaprune_bench.sim.problem import categories
@@ -42,16 +43,12 @@ class Layout(Variant):
         if self.kind != "distractors":
             return {}
         own = set(categories(task.bddl_file).values())
-        others = {c for t in list_tasks(task.suite) for c in categories(t.bddl_file).values()}
-        choice = sorted(others - own)
-        if len(choice) < self.amount:
-            raise UserError(
-                f"variant layout has severity={self.severity}; the other tasks of {task.suite} add "
-                f"{len(choice)} objects to those of task {task.index}."
-            )
-        # by name, not by trial: they are compiled into the model
-        order = sorted(choice, key=lambda c: hashlib.sha256(f"{task.name} {c}".encode()).digest())
-        return {f"{category}_extra": category for category in order[: int(self.amount)]}
+        order: dict[str, None] = {}
+        for suite in (task.base_suite, *_MORE):
+            there = {c for t in list_tasks(suite) for c in categories(t.bddl_file).values()}
+            # by name, not by trial: they are compiled into the model
+            order |= dict.fromkeys(sorted(there - own, key=lambda c: _number(f"{task.name} {c}")))
+        return {f"{category}_extra": category for category in list(order)[: int(self.amount)]}
 
     def start(self, stage: Stage, state: np.ndarray) -> None:
         ground = Ground(stage, state)
@@ -185,6 +182,10 @@ class Ground:
             at, reach = data.geom_xpos[geom] + turn @ middle, np.abs(turn) @ half
             corners += [(at - reach)[:2], (at + reach)[:2]]
         return np.array([np.min(corners, axis=0), np.max(corners, axis=0)]) if corners else None
+
+
+def _number(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _overlap(one: np.ndarray, other: np.ndarray, gap: float) -> bool:

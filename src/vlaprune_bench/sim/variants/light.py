@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -28,8 +28,10 @@ _COLOURS = (
 class Light(Variant):
     """Other light: its direction, intensity or colour."""
 
-    scales = {
-        "intensity": Scale("stops brighter or darker (a stop: twice the light)", (0.5, 1, 1.5, 2, 3)),
+    scales: ClassVar = {
+        "intensity": Scale(
+            "stops brighter or darker (a stop: twice the light)", (0.5, 1, 1.5, 2, 3)
+        ),
         "direction": Scale("degrees all lamps lean to a side", (10, 20, 35, 50, 70)),
         "colour": Scale("share of a channel's light taken away", (0.15, 0.3, 0.45, 0.6, 0.8)),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -14,14 +15,16 @@ from vlaprune_bench.sim.variants.base import CameraVariant, Draw, Scale, Variant
 class Noise(CameraVariant):
     """Worse pictures, other ones at every step; lengths are for frames of 256 pixels."""
 
-    scales = {
+    scales: ClassVar = {
         "gaussian": Scale("standard deviation, of 255", (8, 16, 32, 48, 64)),
         "motion-blur": Scale("pixels smeared, in a direction of its own", (4, 8, 12, 18, 26)),
         "fog": Scale("share of the light that is fog's, on average", (0.15, 0.3, 0.45, 0.6, 0.75)),
         "zoom": Scale("% zoomed in while the shutter is open", (5, 10, 15, 22, 30)),
         "glass": Scale("pixels a ray is bent, at most", (1, 2, 3, 5, 7)),
         "jpeg": Scale("JPEG quality", (40, 25, 15, 8, 4)),
-        "dropped": Scale("share of the frames lost: the last one stays", (0.1, 0.25, 0.5, 0.75, 0.9)),
+        "dropped": Scale(
+            "share of the frames lost: the last one stays", (0.1, 0.25, 0.5, 0.75, 0.9)
+        ),
     }
 
     def holds_frame(self, draw: Draw, step: int) -> bool:

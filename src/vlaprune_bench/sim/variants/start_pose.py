@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,9 @@ _MARGIN_RAD = 0.05
 class StartPose(Variant):
     """The arm starts elsewhere: noise of a given norm on its joints, in a random direction."""
 
-    scales = {"joints": Scale("rad, norm over the seven joints", (0.1, 0.2, 0.3, 0.4, 0.5))}
+    scales: ClassVar = {
+        "joints": Scale("rad, norm over the seven joints", (0.1, 0.2, 0.3, 0.4, 0.5))
+    }
     """The controller begins there as well, and its null space is drawn there."""
 
     def edit(self, stage: Stage) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 class Texture(Variant):
     """A procedural pattern over a surface: checks, stripes or blotches in two drawn colours."""
 
-    scales = {
+    scales: ClassVar = {
         name: Scale(f"share of the {name}'s look that is the pattern's", _LEVELS)
         for name in ("table", "floor", "walls")
     }

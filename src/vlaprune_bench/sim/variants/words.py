@@ -6,7 +6,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlaprune_bench.sim.variants.base import Draw, Scale, Variant
 from vlaprune_bench.types import UserError
@@ -26,7 +26,7 @@ class Words(Variant):
     file: str = ""
     """YAML with paraphrases, for kind=paraphrase: lists by LIBERO's name of the task."""
 
-    scales = {
+    scales: ClassVar = {
         "blank": Scale("share of the words missing", (0.2, 0.4, 0.6, 0.8, 1.0), default=5),
         "shuffled": Scale("share of the words that change places", (0.2, 0.4, 0.6, 0.8, 1.0), 5),
         "other": None,
