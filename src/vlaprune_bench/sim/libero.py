@@ -64,8 +64,8 @@ class LiberoTask:
             a reference one.
         self_check: "passed", or what differed; None before the first reset, or where "reference"
             was asked for.
-        init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes, before
-            variants edit it.
+        init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes,
+            before variants edit it.
         scene_hash: Of the last reset: SHA-256 (16 hex digits) of MuJoCo's integration state and of
             the model's body poses, after the init state was set and before settling, and of what
             variants do. Equal hashes mean the same scene in the same state; meshes and colours are

@@ -27,8 +27,9 @@ class Camera(CameraVariant):
         "yaw": Scale("degrees turned sideways in place", (2, 4, 7, 10, 15)),
         "pitch": Scale("degrees turned up or down in place", (2, 4, 7, 10, 15)),
     }
-    """The third-person camera moves around the vertical axis through the middle of the table, and
-    along the line to it; the wrist's around the hand's axis, and along the line to the fingertips."""
+    """The third-person camera moves around the vertical axis through the middle of the table and
+    along the line to it, the wrist's around the hand's axis and along the line to its fingertips.
+    """
 
     def edit(self, stage: Stage) -> None:
         model = stage.model
