@@ -363,7 +363,7 @@ def test_wheels_absent_old_or_half_installed_are_said(empty, suite, wheel):
         list_tasks(suite)
     for name in ("bddl_files", "init_files"):
         (wheel.home / wheel.inside / name).mkdir(parents=True)
-    with pytest.raises(UserError, match="is only half there, .* is missing"):
+    with pytest.raises(UserError, match=r"is only half there, .* is missing"):
         list_tasks(suite)
 
 

@@ -122,6 +122,7 @@ class FastSimulation:
             array[...] = value
         self.environment.set_site_flags(snapshot.site_flags)
         self.environment.init_state = snapshot.init_state
+        self._cameras.forget()
         self._looks_at_state = False  # robosuite's controller begins with what it saw at the reset
 
     def step(self, action: np.ndarray, look: bool) -> Shown:
