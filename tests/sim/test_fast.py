@@ -405,5 +405,5 @@ def test_what_is_seen_through_a_pane_is_known():
     assert not pane_and_thing("0 0 -1")  # before it
     assert not pane_and_thing("2 0 -3")  # beside it
     # as deep as the tilted pane's nearer edge, before its middle
-    assert not pane_and_thing("0 0.1 -1.75")
+    assert not pane_and_thing("0 0.1 -1.6")
     assert pane_and_thing("0 0.3 -2.1")

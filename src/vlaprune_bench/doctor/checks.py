@@ -49,6 +49,7 @@ def check_all(quick: bool) -> set[Level]:
         "model": _model,
         "renderer": _renderer,
         "assets": _assets,
+        "suites": _suites,
         "simulator": _simulator,
         "hub": _hub,
         "disk": _disk,
@@ -155,6 +156,19 @@ def _assets() -> Iterator[Finding]:
         yield Finding("ok", text)
     lite = resolve_assets("lite", "lite")
     yield Finding("ok", f"lite set {lite.hash} in {lite.path}")
+
+
+def _suites() -> Iterator[Finding]:
+    """Data of the perturbed suites: nobody needs it who does not run them."""
+    from vlaprune_bench.sim.pins import check_clash
+    from vlaprune_bench.sim.wheels import LIBERO_PLUS, LIBERO_PRO
+
+    check_clash()
+    for wheel, title in ((LIBERO_PRO, "LIBERO-PRO"), (LIBERO_PLUS, "LIBERO-Plus")):
+        if wheel.found() is None:
+            yield Finding("ok", f"{title} is not here; to have its suites: {wheel.install}")
+        else:
+            yield Finding("ok", f"{title}: {wheel.project} in {wheel.data()}")
 
 
 def real_assets() -> AssetSet | None:

@@ -93,7 +93,7 @@ class Culling:
             things: (ngeom,) bool.
         """
         low, high, near, far = self._spans(camera)
-        for pane in np.flatnonzero(panes):
+        for pane in np.flatnonzero(panes).tolist():
             over = (low[things] <= high[pane]).all(axis=1) & (high[things] >= low[pane]).all(axis=1)
             over &= far[things] > near[pane]
             if over.any() and not self._all_before(camera, pane, np.flatnonzero(things)[over]):

