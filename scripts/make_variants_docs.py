@@ -133,7 +133,7 @@ def shots(cls: type[Variant], kind: str, lite: AssetSet) -> list[tuple[str, np.n
             scale = variant.scales[kind]
             assert scale is not None
             caption = f"{kind} {severity}" + (" wrist" if camera == "wrist" else "")
-            made.append((caption, images[camera == "wrist"]))
+            made.append((caption, images[int(camera == "wrist")]))
     return made
 
 

@@ -67,8 +67,7 @@ def test_demonstrations_never_begin_at_an_init_state(lite, suite):
         for seed in range(8):
             env.fingerprint(seed)
             drawn.append(env.init_state)
-        assert env._environment is not None
-        inner = env._environment.env.env
+        inner = env.inner
         joints = [inner.sim.model.get_joint_qpos_addr(f"{n}_joint0") for n in inner.objects_dict]
         poses = np.concatenate([np.arange(start, end) for start, end in joints]) + 1  # after time
         # some things of libero_object always stand at one place, so all poses count together

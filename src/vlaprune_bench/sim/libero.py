@@ -193,7 +193,7 @@ class LiberoTask:
 
     @property
     def inner(self) -> Any:
-        """LIBERO's environment (robosuite's class) after a reset: to be looked at, not stepped.
+        """LIBERO's environment (robosuite's class), once open: to be looked at, not stepped.
 
         Raises:
             RuntimeError: not reset, or closed.
@@ -236,7 +236,8 @@ class LiberoTask:
                 or no frame could be rendered (the next reset begins anew).
         """
         check_process()
-        self._opened()
+        if not self._ready or self._environment is None or not self._environment.open:
+            raise RuntimeError(f"{self._where()}: reset it before stepping (or it was closed).")
         action = np.asarray(action, dtype=np.float64)
         if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
             raise ValueError(
@@ -381,8 +382,8 @@ class LiberoTask:
         return Draw(self._seed, self.suite, self.task, trial)
 
     def _opened(self) -> SeededEnvironment:
-        if not self._ready or self._environment is None or not self._environment.open:
-            raise RuntimeError(f"{self._where()}: reset it before stepping (or it was closed).")
+        if self._environment is None or not self._environment.open:
+            raise RuntimeError(f"{self._where()}: it is not open: reset it first.")
         return self._environment
 
     def _where(self) -> str:
