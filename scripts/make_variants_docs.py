@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vlaprune_bench.sim import plus, pro
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.sim.variants import Draw, Variant, View, parse, variants
 from vlaprune_bench.sim.variants.base import CameraVariant
 from vlaprune_bench.types import CAMERAS
@@ -127,7 +128,9 @@ def shots(cls: type[Variant], kind: str, lite: AssetSet) -> list[tuple[str, np.n
             said = f"{cls.get_choice_name(cls)}:{severity},kind={kind}"
             said += f",camera={camera}" if issubclass(cls, CameraVariant) else ""
             variant = parse(said)
-            with LiberoTask(suite, task, lite, sim="reference", variants=[variant]) as env:
+            with LiberoTask(
+                TaskKey(suite, task, lite, sim="reference", variants=(variant,))
+            ) as env:
                 images = env.reset(0).images
             assert images is not None
             scale = variant.scales[kind]
@@ -172,7 +175,7 @@ def main() -> None:
     if args.text:
         return
     lite = resolve_assets("lite", "lite")
-    with LiberoTask(*TASK, lite) as env:
+    with LiberoTask(TaskKey(*TASK, lite)) as env:
         images = env.reset(0).images
     assert images is not None
     for name, cls in variants().items():

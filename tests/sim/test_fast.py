@@ -18,7 +18,7 @@ from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.suites import load_init_states
-from vlaprune_bench.sim.tasks import get_task
+from vlaprune_bench.sim.tasks import TaskKey, get_task
 from vlaprune_bench.types import OPENVLA_PROTOCOL
 
 pytestmark = pytest.mark.sim
@@ -93,7 +93,7 @@ def assert_equal(suite: str, index: int, assets: AssetSet, trial: int, steps: in
     played = actions(steps, seed=100 * index + trial)
     with reference(suite, index, assets, trial) as environment:
         wanted = by_reference(environment, played, look)
-    with LiberoTask(suite, index, assets) as task:
+    with LiberoTask(TaskKey(suite, index, assets)) as task:
         task.reset(trial)
         got = by_us(task, played, look)
         assert (task.sim, task.self_check) == ("fast", "passed")
@@ -126,7 +126,7 @@ def test_equal_on_a_published_task(real_assets):
 def test_libero_90(kind, request):
     """A microwave, with both asset sets: the fast path holds, and the protocol's budget."""
     assets = request.getfixturevalue(f"{kind}_assets")
-    with LiberoTask("libero_90", 37, assets) as task:
+    with LiberoTask(TaskKey("libero_90", 37, assets)) as task:
         assert task.budget == 400
         assert task.reset(49).images.std() > 10
         assert (task.sim, task.self_check) == ("fast", "passed")
@@ -159,7 +159,7 @@ def test_success_at_the_same_step(real_assets):
             if k == 3:
                 opened_drawer(environment)
             outcomes.append(bool(environment.env.step(stay.tolist())[2]))
-    with LiberoTask("libero_goal", 0, real_assets) as task:
+    with LiberoTask(TaskKey("libero_goal", 0, real_assets)) as task:
         task.reset(0)
         for k in range(6):
             if k == 3:
@@ -171,7 +171,7 @@ def test_success_at_the_same_step(real_assets):
 def test_contacts_are_looked_up_as_libero_does(lite_assets):
     from vlaprune_bench.sim.fast import ContactCheck
 
-    with LiberoTask("libero_spatial", 3, lite_assets) as task:  # the bowl stands on a box
+    with LiberoTask(TaskKey("libero_spatial", 3, lite_assets)) as task:  # the bowl stands on a box
         task.reset(0)
         inner = task._environment.env.env
         assert isinstance(inner.check_contact, ContactCheck)
@@ -200,7 +200,7 @@ def test_another_arithmetic_is_noticed_and_the_reference_taken(lite_assets, monk
         return arm
 
     monkeypatch.setattr(controller, "make_arm", other_arm)
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         task.reset(0)
         assert task.sim == "reference"
         assert task.self_check.startswith("simulator state differs by ")
@@ -225,14 +225,14 @@ def test_another_pixel_is_noticed_and_the_reference_taken(lite_assets, monkeypat
         return [agentview, wrist]
 
     monkeypatch.setattr(Cameras, "frames", other_frames)
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         task.fingerprint(0)
         assert task.sim == "reference"
         assert task.self_check == "frames differ in 1 pixels after control step 4"
 
 
 def test_restoring_does_not_depend_on_what_was_done_before(lite_assets):
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         first = task.reset(1)
         again = [by_us(task, actions(5, 0), 5)]
         task.reset(0)
@@ -276,7 +276,7 @@ def test_the_sampling_substep_holds_for_longer_than_any_episode():
 
 def test_what_a_camera_cannot_see_is_not_drawn(lite_assets):
     """Frames are equal with everything drawn; and much is not drawn."""
-    with LiberoTask("libero_spatial", 4, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets)) as task:
         task.reset(0)
         cameras = task._simulation._cameras
         for action in actions(3, seed=4):
@@ -305,7 +305,7 @@ def carried(task: LiberoTask, steps: int) -> Iterator[None]:
 
 
 def assert_still_frames_are_whole_frames(suite: str, index: int, assets: AssetSet) -> None:
-    with LiberoTask(suite, index, assets) as task:
+    with LiberoTask(TaskKey(suite, index, assets)) as task:
         for trial in (0, 1):
             task.reset(trial)
             cameras = task._simulation._cameras

@@ -174,10 +174,11 @@ def test_missing_entry_is_refused_by_name(
     The folder as a whole is refused before that (see `test_robustness`), so here it is passed by.
     """
     from vlaprune_bench.sim.libero import LiberoTask
+    from vlaprune_bench.sim.tasks import TaskKey
 
     folder = tmp_path / "lite"
     shutil.copytree(lite, folder)
     (folder / file).unlink()
-    env = LiberoTask(suite, task, AssetSet("lite", folder, ""))
+    env = LiberoTask(TaskKey(suite, task, AssetSet("lite", folder, "")))
     with env, pytest.raises(UserError, match=rf"lite assets .* lack .*{file}.*{suite} task {task}"):
         env.reset(0)

@@ -15,7 +15,7 @@ from vlaprune_bench.sim import plus, plus_noise, pro, tasks, wheels
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.suites import load_init_states
-from vlaprune_bench.sim.tasks import base_suite, get_task, list_tasks, select_tasks
+from vlaprune_bench.sim.tasks import TaskKey, base_suite, get_task, list_tasks, select_tasks
 from vlaprune_bench.types import UserError
 
 
@@ -75,7 +75,7 @@ def test_pro_s_lan_suites_change_scenes_as_well(libero_pro):
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", ["libero_spatial_swap", "libero_goal_task", "libero_10_lan"])
 def test_an_episode_of_each_kind_of_pro(libero_pro, lite, suite):
-    with LiberoTask(suite, 3, lite) as task:
+    with LiberoTask(TaskKey(suite, 3, lite)) as task:
         task.reset(7)
         assert task.self_check == "passed"
         assert task.budget == {"spatial": 220, "goal": 300, "10": 520}[suite.split("_")[1]]
@@ -90,7 +90,7 @@ def test_an_episode_of_each_kind_of_pro(libero_pro, lite, suite):
 )
 def test_an_episode_with_pro_s_objects(libero_pro, real_assets, suite, index):
     """Yellow cabinets and stoves; milk: objects LIBERO does not know."""
-    with LiberoTask(suite, index, real_assets) as task:
+    with LiberoTask(TaskKey(suite, index, real_assets)) as task:
         assert task.reset(0).images.std() > 10
         assert task.self_check == "passed"
         assert not task.step(np.zeros(7), look=False)[1]
@@ -101,7 +101,7 @@ def test_an_episode_with_pro_s_objects(libero_pro, real_assets, suite, index):
 
 def test_pro_s_objects_are_in_the_wheels_only(libero_pro, lite):
     with pytest.raises(UserError, match=r"needs LIBERO-PRO's \w+, which the lite assets in"):
-        LiberoTask("libero_goal_object", 3, lite)
+        LiberoTask(TaskKey("libero_goal_object", 3, lite))
 
 
 # ---- LIBERO-Plus: names
@@ -279,7 +279,7 @@ def test_plus_motion_blur_is_imagemagick_s():
 def test_an_episode_of_each_dimension_of_plus(libero_plus, lite, dimension):
     """Any order of paths: the fast one equals robosuite's with everything in place."""
     index = select_tasks("libero_plus_goal", dimension)[-1]
-    with LiberoTask("libero_plus_goal", index, lite, seed=1) as task:
+    with LiberoTask(TaskKey("libero_plus_goal", index, lite, seed=1)) as task:
         assert task.n_trials == 1
         assert task.budget == 300
         first = task.reset(0)
@@ -290,7 +290,7 @@ def test_an_episode_of_each_dimension_of_plus(libero_plus, lite, dimension):
         with pytest.raises(UserError, match="choose 0 to 0"):
             task.reset(1)
         task.reset(0)
-    with LiberoTask(base.suite, base.index, lite) as task:
+    with LiberoTask(TaskKey(base.suite, base.index, lite)) as task:
         plain = task.reset(0)
         assert (first.images != plain.images).any()
         same = np.array_equal(first.images[1], plain.images[1])
@@ -313,7 +313,7 @@ def test_plus_start_poses_are_overwritten_upstream(libero_plus, lite):
         ("code", "libero_plus_spatial", index, "code"),
         ("paper", "libero_plus_spatial", index, "paper"),
     ):
-        with LiberoTask(suite, task_index, lite, reading=reading) as task:
+        with LiberoTask(TaskKey(suite, task_index, lite, reading=reading)) as task:
             seen[name] = task.reset(0).eef_pos, task.init_state
     np.testing.assert_array_equal(seen["code"][1], seen["nominal"][1])
     off = {k: 1000 * np.linalg.norm(seen[k][0] - seen["nominal"][0]) for k in ("code", "paper")}

@@ -18,7 +18,7 @@ from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.problem import categories
 from vlaprune_bench.sim.stage import Stage
 from vlaprune_bench.sim.stepping import short_hash
-from vlaprune_bench.sim.tasks import get_task
+from vlaprune_bench.sim.tasks import TaskKey, get_task
 from vlaprune_bench.sim.variants import Draw, Variant, View, identity, parse, variants, word
 from vlaprune_bench.types import CAMERAS, UserError
 
@@ -95,7 +95,7 @@ def compiled(environment: Any) -> str:
 def test_the_matrix(lite, name, monkeypatch):
     """Any order of trials, both paths, and everything back afterwards."""
     suite, index = TASKS.get(name, ("libero_spatial", 1))
-    chosen = [parse(said) for said in SETS[name]]
+    chosen = tuple(parse(said) for said in SETS[name])
     before = []
     opened = Stage.open
 
@@ -105,7 +105,7 @@ def test_the_matrix(lite, name, monkeypatch):
         opened(stage, inner, draw)
 
     monkeypatch.setattr(Stage, "open", watched)
-    with LiberoTask(suite, index, lite, variants=chosen, seed=3) as task:
+    with LiberoTask(TaskKey(suite, index, lite, variants=chosen, seed=3)) as task:
         one = see(task, 1)
         assert task.self_check == "passed"
         zero = see(task, 0)
@@ -116,7 +116,7 @@ def test_the_matrix(lite, name, monkeypatch):
         assert bool(stage.changes) == edits
         stage.undo()
         assert compiled(task._environment) == before[0]
-    with LiberoTask(suite, index, lite, sim="reference", variants=chosen, seed=3) as task:
+    with LiberoTask(TaskKey(suite, index, lite, sim="reference", variants=chosen, seed=3)) as task:
         assert_same(see(task, 1), one)
         assert_same(see(task, 0), zero)
 
@@ -134,14 +134,15 @@ def test_a_process_of_its_own_sees_the_same(lite):
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.variants import parse
-chosen = [parse(said) for said in {SETS["everything"]!r}]
-with LiberoTask("libero_spatial", 1, resolve_assets("lite", "lite"), variants=chosen, seed=3) as t:
+chosen = tuple(parse(said) for said in {SETS["everything"]!r})
+key = TaskKey("libero_spatial", 1, resolve_assets("lite", "lite"), variants=chosen, seed=3)
+with LiberoTask(key) as t:
     t.reset(1)
     print(t.instruction, t.scene_hash, t.frames_hash, sep="|")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    chosen = [parse(said) for said in SETS["everything"]]
-    with LiberoTask("libero_spatial", 1, lite, variants=chosen, seed=3) as task:
+    chosen = tuple(parse(said) for said in SETS["everything"])
+    with LiberoTask(TaskKey("libero_spatial", 1, lite, variants=chosen, seed=3)) as task:
         task.reset(1)
         here = f"{task.instruction}|{task.scene_hash}|{task.frames_hash}"
     assert done.stdout.splitlines()[-1] == here
@@ -151,15 +152,17 @@ with LiberoTask("libero_spatial", 1, resolve_assets("lite", "lite"), variants=ch
 def test_what_variants_do_in_the_scene(lite):
     """Cameras, arm, objects and lamps stand where the scales say."""
     suite, index = "libero_object", 2
-    with LiberoTask(suite, index, lite) as task:
+    with LiberoTask(TaskKey(suite, index, lite)) as task:
         task.reset(0)
         model = task.inner.sim.model._model
         camera, pivot = model.camera("agentview").id, np.array(task.inner.workspace_offset)
         pos, lamps = model.cam_pos[camera].copy(), model.light_pos.copy()
         plain, arm = task.init_state.copy(), task.inner.robots[0]._ref_joint_pos_indexes
         nq = model.nq
-    chosen = [parse(said) for said in ("camera:5", "start-pose:2", "light:4,kind=direction")]
-    with LiberoTask(suite, index, lite, variants=[*chosen, parse("layout:3,kind=jitter")]) as task:
+    chosen = tuple(parse(said) for said in ("camera:5", "start-pose:2", "light:4,kind=direction"))
+    with LiberoTask(
+        TaskKey(suite, index, lite, variants=(*chosen, parse("layout:3,kind=jitter")))
+    ) as task:
         task.reset(0)
         model = task.inner.sim.model._model
         one, other = pos - pivot, model.cam_pos[camera] - pivot
@@ -182,7 +185,7 @@ def test_what_variants_do_in_the_scene(lite):
 @pytest.mark.sim
 def test_distractors_land_apart_and_stay(lite):
     with LiberoTask(
-        "libero_object", 2, lite, variants=[parse("layout:5,kind=distractors")]
+        TaskKey("libero_object", 2, lite, variants=(parse("layout:5,kind=distractors"),))
     ) as task:
         task.reset(1)
         inner = task.inner
@@ -209,7 +212,9 @@ def test_distractors_are_of_kinds_the_task_has_not():
 @pytest.mark.sim
 def test_a_surface_that_is_not_there_is_said(lite):
     with (
-        LiberoTask("libero_object", 2, lite, variants=[parse("texture,kind=table")]) as task,
+        LiberoTask(
+            TaskKey("libero_object", 2, lite, variants=(parse("texture,kind=table"),))
+        ) as task,
         pytest.raises(UserError, match="kind=table; libero_object task 2 shows none"),
     ):
         task.reset(0)
@@ -218,7 +223,7 @@ def test_a_surface_that_is_not_there_is_said(lite):
 @pytest.mark.sim
 def test_fresh_scenes_have_no_last_trial(lite):
     """Beyond the fixed init states a trial starts where its reset placed things."""
-    with LiberoTask("libero_object", 2, lite, scenes="fresh") as task:
+    with LiberoTask(TaskKey("libero_object", 2, lite, scenes="fresh")) as task:
         task.reset(61)
         state, scene = task.init_state.copy(), task.scene_hash
         task.reset(3)
@@ -226,11 +231,11 @@ def test_fresh_scenes_have_no_last_trial(lite):
         task.reset(61)
         np.testing.assert_array_equal(task.init_state, state)
         assert task.scene_hash == scene
-    with LiberoTask("libero_object", 2, lite, scenes="fresh", sim="reference") as task:
+    with LiberoTask(TaskKey("libero_object", 2, lite, scenes="fresh", sim="reference")) as task:
         task.reset(61)
         assert task.scene_hash == scene
     with (
-        LiberoTask("libero_object", 2, lite) as task,
+        LiberoTask(TaskKey("libero_object", 2, lite)) as task,
         pytest.raises(UserError, match="scenes fresh"),
     ):
         task.reset(50)

@@ -1,6 +1,6 @@
 """One LIBERO task, run as the OpenVLA and OpenVLA-OFT evaluation scripts run it.
 
-    with LiberoTask("libero_spatial", 4, resolve_assets("auto", "real")) as env:
+    with LiberoTask(TaskKey("libero_spatial", 4, resolve_assets("auto", "real"))) as env:
         observation = env.reset(trial=0)
         observation, success = env.step(action, look=True)
 
@@ -13,13 +13,11 @@ nor steps go through robosuite, with equal results, bit for bit (see `fast`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
-from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment, check_process
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.sim.memory import release_leftovers
@@ -27,12 +25,10 @@ from vlaprune_bench.sim.pro import check_objects
 from vlaprune_bench.sim.scenes import SceneTable
 from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
 from vlaprune_bench.sim.suites import Reading, load_init_states
-from vlaprune_bench.sim.tasks import get_task
-from vlaprune_bench.sim.variants import Draw, Variant, View, identity
+from vlaprune_bench.sim.tasks import TaskKey, get_task
+from vlaprune_bench.sim.variants import Draw, View, identity
 from vlaprune_bench.types import (
     CAMERAS,
-    OPENVLA_PROTOCOL,
-    EvalProtocol,
     Observation,
     SceneProtocol,
     SimPath,
@@ -78,77 +74,58 @@ class LiberoTask:
 
     def __init__(
         self,
-        suite: str,
-        task: int,
-        assets: AssetSet,
-        protocol: EvalProtocol = OPENVLA_PROTOCOL,
+        key: TaskKey,
         *,
-        sim: SimPath = "fast",
-        scenes: SceneProtocol = "reference",
         start: Literal["fixed", "drawn"] = "fixed",
         render: Literal["lazy", "always"] = "lazy",
-        variants: Sequence[Variant] = (),
-        seed: int = 0,
-        reading: Reading = "paper",
     ) -> None:
         """Look the task up; the simulator starts at the first reset.
 
         Args:
-            suite: One of `tasks.known_suites()`.
-            task: Index within the suite, from 0.
-            assets: Meshes and textures, from `resolve_assets`.
-            protocol: How the evaluation is done.
-            sim: "fast" restores scenes and steps by a path of our own, after a short check that it
-                equals robosuite's on this machine; "reference" resets and steps by robosuite.
-            scenes: Which scene a trial is, see `scenes`. With "fresh" there is no last trial: those
-                beyond the fixed init states start where their reset placed things.
+            key: Which task, on what, edited how.
             start: "fixed" starts from LIBERO's init states; "drawn", at every trial, from where its
                 reset placed things.
             render: "lazy" renders only the steps somebody looks at; "always" (with
                 `sim="reference"`) renders every step through robosuite's own camera observables, as
                 the reference does. Frames and states are the same, bit for bit.
-            variants: What to edit of the scene, frames and words, in this order, after what the
-                task itself edits.
-            seed: Of the variants' randomness, with suite, task, trial and step.
-            reading: Of a perturbed suite whose code does otherwise than it says, see `tasks`.
 
         Raises:
             UserError: unknown suite, task, sim, scenes, start or render mode, a variant the task
                 cannot have, or libero or a renderer is missing.
         """
-        for key, value, known in (
-            ("sim", sim, get_args(SimPath)),
-            ("scenes", scenes, get_args(SceneProtocol)),
+        for name, value, known in (
+            ("sim", key.sim, get_args(SimPath)),
+            ("scenes", key.scenes, get_args(SceneProtocol)),
             ("start", start, ("fixed", "drawn")),
-            ("reading", reading, get_args(Reading)),
+            ("reading", key.reading, get_args(Reading)),
             ("render", render, ("lazy", "always")),
         ):
             if value not in known:
-                raise UserError(f"{key}={value!r} is unknown: choose {' or '.join(known)}.")
-        if sim == "fast" and render == "always":
+                raise UserError(f"{name}={value!r} is unknown: choose {' or '.join(known)}.")
+        if key.sim == "fast" and render == "always":
             raise UserError("render='always' is robosuite's rendering: it needs sim='reference'.")
-        self._info = get_task(suite, task, reading)
-        check_objects(self._info, assets)
+        self._info = get_task(key.suite, key.task, key.reading)
+        check_objects(self._info, key.assets)
         self._init_states = load_init_states(self._info.init_states_file)[: self._info.max_trials]
-        self._assets = assets
-        self._protocol = protocol
-        self._scenes = scenes
+        self._assets = key.assets
+        self._protocol = key.protocol
+        self._scenes = key.scenes
         self._start = start
-        self.variants = (*self._info.variants, *variants)
+        self.variants = (*self._info.variants, *key.variants)
         for variant in self.variants:
             variant.check(self._info)
         self._variants_said = identity(self.variants).encode() if self.variants else b""
-        self._seed = seed
+        self._seed = key.seed
         self._held: list[dict[Any, np.ndarray]] = []
         self._lazy = render == "lazy"
-        self.suite = suite
-        self.task = task
+        self.suite = key.suite
+        self.task = key.task
         self.name = self._info.name
         self.instruction = self._info.instruction
-        self.budget = protocol.budgets[self._info.base_suite]
+        self.budget = key.protocol.budgets[self._info.base_suite]
         self.n_trials = len(self._init_states)
         self.gl_backend = choose_gl()
-        self.sim: SimPath = sim
+        self.sim: SimPath = key.sim
         self.self_check: str | None = None
         self.init_state_hash: str | None = None
         self.scene_hash: str | None = None

@@ -10,7 +10,15 @@ from vlaprune_bench.sim import plus, pro
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.digests import check_task
 from vlaprune_bench.sim.suites import Reading, TaskInfo, libero_tasks
-from vlaprune_bench.types import SUITES, SceneProtocol, SimPath, UserError
+from vlaprune_bench.sim.variants.base import Variant
+from vlaprune_bench.types import (
+    OPENVLA_PROTOCOL,
+    SUITES,
+    EvalProtocol,
+    SceneProtocol,
+    SimPath,
+    UserError,
+)
 
 
 def known_suites() -> tuple[str, ...]:
@@ -100,10 +108,15 @@ class TaskKey:
     suite: str
     task: int
     """Index within the suite, from 0."""
-    protocol: str
     assets: AssetSet
+    protocol: EvalProtocol = OPENVLA_PROTOCOL
     sim: SimPath = "fast"
     scenes: SceneProtocol = "reference"
+    variants: tuple[Variant, ...] = ()
+    """What is edited of the scene, in this order, after what the task itself edits."""
+    seed: int = 0
+    """Of the variants' randomness, with suite, task, trial and step."""
+    reading: Reading = "paper"
 
 
 def get_task(suite: str, task: int, reading: Reading = "paper") -> TaskInfo:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.libero import LiberoTask
-from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol
+from vlaprune_bench.sim.tasks import TaskKey
 
 DEMO_SEED = 20_000
 """Stands where a protocol's environment seed stands, so that no demonstration draws what an
@@ -23,11 +22,9 @@ class SampledTask(LiberoTask):
     init states are never used.
     """
 
-    def __init__(
-        self, suite: str, task: int, assets: AssetSet, protocol: EvalProtocol = OPENVLA_PROTOCOL
-    ) -> None:
-        protocol = replace(protocol, env_seed=DEMO_SEED)
-        super().__init__(suite, task, assets, protocol, scenes="fresh", start="drawn")
+    def __init__(self, key: TaskKey) -> None:
+        protocol = replace(key.protocol, env_seed=DEMO_SEED)
+        super().__init__(replace(key, protocol=protocol, scenes="fresh"), start="drawn")
 
 
 class World:
