@@ -24,6 +24,7 @@ from vlaprune_bench.types import UserError
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = ROOT / "src" / "vlaprune_bench" / "checkpoints"
 YAMLS = sorted((ROOT / "configs").rglob("*.yaml"))
+SUBJECTS = sorted(path.name for path in CHECKPOINTS.glob("*-untrained"))
 INPUTS, QUICK_S = 2000, 20.0
 JUNK = [None, True, -1, 0, 1e308, float("nan"), "", "x" * 300, [], {}, [[]], {"type": "adp"}, "ä\n"]
 
@@ -76,7 +77,7 @@ def damaged_checkpoint(rng, folder):
     """Load an embedded checkpoint of which a file is damaged, or has other settings."""
     from vlaprune_bench.policies import load_policy
 
-    shutil.copytree(CHECKPOINTS / rng.choice(["tiny-untrained", "tiny-openvla-untrained"]), folder)
+    shutil.copytree(CHECKPOINTS / rng.choice(SUBJECTS), folder)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     path = rng.choice(files)
     if path.suffix == ".json" and rng.random() < 0.7:

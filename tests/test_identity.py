@@ -35,6 +35,8 @@ OTHER = {
     "method": {"pruner": Static(keep=0.5, qk_layer=2)},
     "method_options": {"pruner": Static(keep=0.25)},
     "attention": {"attention": "eager"},
+    "variants": {"variants": ("camera:3",)},
+    "suite_reading": {"suite_reading": "code"},
 }
 """Options that change a part of the identity; the last episode is the one that differs."""
 
@@ -45,8 +47,7 @@ def rows(config, loaded=LOADED):
     for cell in (config, config.but(pruner=EvalConfig().what.pruner)):
         setup = Setup(cell, loaded)
         shared = setup.shared(specs(cell)[-1])
-        measured = asdict(episode_row())
-        found.append({**measured, **shared})
+        found.append(asdict(episode_row()) | shared)
     return found
 
 
@@ -56,6 +57,8 @@ def changed(name):
         return CONFIG.but(**OTHER[name]), LOADED
     if name == "assets_hash":
         return CONFIG, replace(LOADED, assets=replace(LOADED.assets, hash="other"))
+    if name == "unpinned":
+        return CONFIG, replace(LOADED, unpinned={"mujoco": "3.3.4"})
     field = {"policy_options": "options"}.get(name, name)
     return CONFIG, replace(LOADED, info=replace(LOADED.info, **{field: "other"}))
 
@@ -139,7 +142,7 @@ def test_no_list_repeats_the_roles():
 
 
 def test_facts_and_rows_agree():
-    row = Setup(CONFIG, LOADED).shared(specs(CONFIG)[0])
+    row = DEFAULTS[EpisodeRow] | Setup(CONFIG, LOADED).shared(specs(CONFIG)[0])
     facts = {k: v for k, v in asdict(LOADED.facts).items() if k in IDENTITY}
     assert {name: row[name] for name in facts} == facts
     assert json.loads(row["method_options"]) == method_options(CONFIG.what.pruner)

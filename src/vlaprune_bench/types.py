@@ -436,6 +436,28 @@ class EpisodeRow:
     scenes: str = column(
         "which scene a trial is: reference or fresh", role=Role.SETTING, scene=True
     )
+    variants: str = column(
+        "what is edited of scene, frames and words, and by how much, JSON; empty: nothing",
+        role=Role.SETTING,
+        scene=True,
+        default="",
+    )
+    perturbation: str = column("the same in words; empty: nothing", role=Role.NAME, default="")
+    suite_reading: str = column(
+        "a perturbed suite as its paper means it, or as its code runs it",
+        role=Role.SETTING,
+        scene=True,
+        default="paper",
+    )
+    dimension: str = column(
+        "what a perturbed suite changed in this task; empty: nothing", role=Role.NAME, default=""
+    )
+    unpinned: str = column(
+        "versions of the simulator that are not the pinned ones, JSON; empty: none",
+        role=Role.SETTING,
+        scene=True,
+        default="",
+    )
     max_steps: int = column("budget, settle steps not counted", "steps", Role.SETTING)
     execute_steps: int = column("actions executed open loop per call", "steps", Role.SETTING)
     method: str = column("pruning method", role=Role.METHOD)

@@ -17,7 +17,10 @@ def declared_protocol(checkpoint: str) -> EvalProtocol:
             fetched nothing is known, so OpenVLA's: once it is, ask again.
     """
     path = _config_path(checkpoint)
-    return OPENVLA_PROTOCOL if path is None else protocol_of(json.loads(path.read_bytes()))
+    try:
+        return OPENVLA_PROTOCOL if path is None else protocol_of(json.loads(path.read_bytes()))
+    except ValueError:
+        return OPENVLA_PROTOCOL  # loading it says what is wrong
 
 
 def protocol_of(config: dict[str, object]) -> EvalProtocol:
