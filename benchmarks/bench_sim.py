@@ -47,7 +47,8 @@ class Reference:
     """The evaluation loop of OpenVLA-OFT; only what it does for the simulator."""
 
     def __init__(self, suite: str, index: int, assets: str) -> None:
-        from vlaprune_bench.sim.tasks import get_task, load_init_states
+        from vlaprune_bench.sim.suites import load_init_states
+        from vlaprune_bench.sim.tasks import get_task
 
         info = get_task(suite, index)
         self.init_states = load_init_states(info.init_states_file)

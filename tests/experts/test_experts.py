@@ -18,7 +18,8 @@ from vlaprune_bench.experts.tasks import make_expert
 from vlaprune_bench.experts.world import DEMO_SEED, SampledTask, World
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import get_task
 from vlaprune_bench.types import PROTOCOLS
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal")
@@ -79,8 +80,7 @@ def test_demonstrations_never_begin_at_an_init_state(lite, suite):
         for seed in range(8):
             env.fingerprint(seed)
             drawn.append(env.init_state)
-        assert env._environment is not None
-        inner = env._environment.env.env
+        inner = env.inner
         joints = [inner.sim.model.get_joint_qpos_addr(f"{n}_joint0") for n in inner.objects_dict]
         poses = np.concatenate([np.arange(start, end) for start, end in joints]) + 1  # after time
         # some things of libero_object always stand at one place, so all poses count together

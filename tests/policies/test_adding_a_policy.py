@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.methods import tiny
 from tests.policies.test_batch import act, call_of, check_episodes, check_same, start
@@ -32,6 +34,7 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "toy_policy", module)
     monkeypatch.setitem(policies.POLICIES, "toy", "toy_policy:Toy")
     (tmp_path / "config.json").write_text('{"type": "toy"}')
+    save_file({"weights.it.does.not.read": torch.zeros(1)}, tmp_path / "model.safetensors")
     return tmp_path
 
 

@@ -285,6 +285,11 @@ def test_options_that_do_not_fit(options, sentence):
         load(TINY_FLOW["pi05"], options=options)
 
 
+def test_cameras_are_the_checkpoints():
+    with pytest.raises(UserError, match="--cameras is 1; a pi0 checkpoint says so itself"):
+        load(TINY_FLOW["pi0"], cameras=1)
+
+
 def test_openvla_has_no_options():
     with pytest.raises(UserError, match="openvla-oft has no options"):
         load("tiny-untrained", options=["empty_cameras=drop"])
@@ -398,7 +403,7 @@ def test_a_tokenizer_comes_from_the_hub_repository_the_processor_names(copy, mon
     import huggingface_hub
 
     folder, asked = copy(), []
-    kept = shutil.move(folder / "tokenizer.json", folder / "elsewhere.json")
+    kept = shutil.move(folder / "tokenizer.json", folder.parent / "elsewhere.json")
 
     def fetch(repository, name, **_options):
         asked.append((repository, name))

@@ -88,11 +88,11 @@ def test_a_profile_of_a_shape(monkeypatch, tmp_path):
 
 
 def test_a_shape_that_does_not_fit_is_refused(monkeypatch):
-    from vlaprune_bench.policies import random_checkpoint
+    from vlaprune_bench.policies import device
 
-    monkeypatch.setattr(random_checkpoint, "_free_bytes", lambda device: 10**9)
+    monkeypatch.setattr(device, "available_mib", lambda: 1000)
     with pytest.raises(
-        UserError, match=r"--shape is pi0; its weights take 13\.0 GB and cpu has 1.0"
+        UserError, match=r"--shape is pi0; its weights take 13\.0 GB in float32 and cpu has 1"
     ):
         load_policy(PI0, NoPruning(), suite="random", device="cpu", dtype="float32")
 

@@ -21,7 +21,8 @@ from vlaprune_bench.sim import environment, scenes
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.package import import_libero
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import get_task
 from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 pytestmark = pytest.mark.sim

@@ -21,7 +21,8 @@ from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.scenes import SceneTable, fresh_seed, seeded_state
 from vlaprune_bench.sim.stepping import scene_hash, short_hash
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import get_task
 from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol
 
 FEW = [("libero_spatial", 4), ("libero_goal", 6)]

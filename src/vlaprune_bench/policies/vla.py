@@ -76,14 +76,24 @@ class VLA(ABC):
         """
 
     @classmethod
-    def read_options(cls, options: Sequence[str]) -> dict[str, Any]:
-        """Options of the policy's own, each "key=value", as its constructor takes them.
+    def read_options(
+        cls, options: Sequence[str], cameras: int | None, unnorm_key: str | None
+    ) -> dict[str, Any]:
+        """What a user may choose of the policy, as its constructor takes it: by default nothing.
+
+        Args:
+            options: each "key=value".
+            cameras: see `load_policy`.
+            unnorm_key: see `load_policy`.
 
         Raises:
             UserError: there is no such option, or a value is none of its.
         """
         if options:
             raise UserError(f"--policy-options has {options[0]}; {cls.name} has no options.")
+        for flag, value in (("cameras", cameras), ("unnorm-key", unnorm_key)):
+            if value is not None:
+                raise UserError(f"--{flag} is {value}; a {cls.name} checkpoint says so itself.")
         return {}
 
     @abstractmethod

@@ -109,6 +109,9 @@ class EpisodeRecord:
         found = []
         if check not in (None, "passed"):
             found.append(f"the fast simulator path is not exact here ({check}): took the reference")
+        method = self.job.setup.config.what.pruner.name
+        if method != "none" and self.calls and not any(call.pruned for call in self.calls):
+            found.append(f"{method} pruned no call of this episode")
         return [*found, *self.notes, *([self.job.note] if self.job.note else [])]
 
 

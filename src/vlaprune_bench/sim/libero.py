@@ -13,7 +13,9 @@ nor steps go through robosuite, with equal results, bit for bit (see `fast`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -21,10 +23,14 @@ from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment, check_process
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.sim.memory import release_leftovers
+from vlaprune_bench.sim.pro import check_objects
 from vlaprune_bench.sim.scenes import SceneTable
 from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import Reading, load_init_states
+from vlaprune_bench.sim.tasks import get_task
+from vlaprune_bench.sim.variants import Draw, Variant, View, identity
 from vlaprune_bench.types import (
+    CAMERAS,
     OPENVLA_PROTOCOL,
     EvalProtocol,
     Observation,
@@ -50,7 +56,8 @@ class LiberoTask:
         suite: LIBERO suite.
         task: Index within the suite.
         name: LIBERO's name of the task.
-        instruction: Language instruction.
+        instruction: Language instruction, of the last reset's trial.
+        variants: What is edited of the scene: the task's own, then those asked for.
         budget: Control steps an episode may take, settle steps not counted.
         n_trials: Fixed init states there are.
         gl_backend: "egl", "osmesa" or "glfw".
@@ -58,10 +65,12 @@ class LiberoTask:
             a reference one.
         self_check: "passed", or what differed; None before the first reset, or where "reference"
             was asked for.
-        init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes.
+        init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes,
+            before variants edit it.
         scene_hash: Of the last reset: SHA-256 (16 hex digits) of MuJoCo's integration state and of
-            the model's body poses, after the init state was set and before settling. Equal hashes
-            mean the same scene in the same state; meshes and colours are not covered.
+            the model's body poses, after the init state was set and before settling, and of what
+            variants do. Equal hashes mean the same scene in the same state; meshes and colours are
+            not covered.
         frames_hash: Of the last reset: SHA-256 (16 hex digits) of the first frames, settled. Covers
             meshes, colours and the renderer: another driver may draw a pixel otherwise.
         steps: Control steps since the last reset; negative while settling.
@@ -76,46 +85,67 @@ class LiberoTask:
         *,
         sim: SimPath = "fast",
         scenes: SceneProtocol = "reference",
+        start: Literal["fixed", "drawn"] = "fixed",
         render: Literal["lazy", "always"] = "lazy",
+        variants: Sequence[Variant] = (),
+        seed: int = 0,
+        reading: Reading = "paper",
     ) -> None:
         """Look the task up; the simulator starts at the first reset.
 
         Args:
-            suite: One of `types.SUITES`.
+            suite: One of `tasks.known_suites()`.
             task: Index within the suite, from 0.
             assets: Meshes and textures, from `resolve_assets`.
             protocol: How the evaluation is done.
             sim: "fast" restores scenes and steps by a path of our own, after a short check that it
                 equals robosuite's on this machine; "reference" resets and steps by robosuite.
-            scenes: Which scene a trial is, see `scenes`.
+            scenes: Which scene a trial is, see `scenes`. With "fresh" there is no last trial: those
+                beyond the fixed init states start where their reset placed things.
+            start: "fixed" starts from LIBERO's init states; "drawn", at every trial, from where its
+                reset placed things.
             render: "lazy" renders only the steps somebody looks at; "always" (with
                 `sim="reference"`) renders every step through robosuite's own camera observables, as
                 the reference does. Frames and states are the same, bit for bit.
+            variants: What to edit of the scene, frames and words, in this order, after what the
+                task itself edits.
+            seed: Of the variants' randomness, with suite, task, trial and step.
+            reading: Of a perturbed suite whose code does otherwise than it says, see `tasks`.
 
         Raises:
-            UserError: unknown suite, task, sim, scenes or render mode, or libero or a renderer is
-                missing.
+            UserError: unknown suite, task, sim, scenes, start or render mode, a variant the task
+                cannot have, or libero or a renderer is missing.
         """
         for key, value, known in (
             ("sim", sim, get_args(SimPath)),
             ("scenes", scenes, get_args(SceneProtocol)),
+            ("start", start, ("fixed", "drawn")),
+            ("reading", reading, get_args(Reading)),
             ("render", render, ("lazy", "always")),
         ):
             if value not in known:
                 raise UserError(f"{key}={value!r} is unknown: choose {' or '.join(known)}.")
         if sim == "fast" and render == "always":
             raise UserError("render='always' is robosuite's rendering: it needs sim='reference'.")
-        self._info = get_task(suite, task)
-        self._init_states = load_init_states(self._info.init_states_file)
+        self._info = get_task(suite, task, reading)
+        check_objects(self._info, assets)
+        self._init_states = load_init_states(self._info.init_states_file)[: self._info.max_trials]
         self._assets = assets
         self._protocol = protocol
         self._scenes = scenes
+        self._start = start
+        self.variants = (*self._info.variants, *variants)
+        for variant in self.variants:
+            variant.check(self._info)
+        self._variants_said = identity(self.variants).encode() if self.variants else b""
+        self._seed = seed
+        self._held: list[dict[Any, np.ndarray]] = []
         self._lazy = render == "lazy"
         self.suite = suite
         self.task = task
         self.name = self._info.name
         self.instruction = self._info.instruction
-        self.budget = protocol.budgets[suite]
+        self.budget = protocol.budgets[self._info.base_suite]
         self.n_trials = len(self._init_states)
         self.gl_backend = choose_gl()
         self.sim: SimPath = sim
@@ -143,9 +173,9 @@ class LiberoTask:
                 frame could be rendered, or this process is a fork.
         """
         settle = self._protocol.settle_steps
+        self.steps = -settle
         shown = self._begin(trial, look=settle == 0)
         self._ready = True
-        self.steps = -settle
         observation = self._observation(shown)
         for _ in range(settle):
             observation, _ = self.step(
@@ -154,6 +184,31 @@ class LiberoTask:
         assert observation.images is not None
         self.frames_hash = short_hash(observation.images)
         return observation
+
+    def instruction_for(self, trial: int) -> str:
+        """The instruction of a trial, which variants may change; no reset is needed."""
+        words, draw = self._info.instruction, self._draw(trial)
+        for variant in self.variants:
+            words = variant.words(draw, words)
+        return words
+
+    @property
+    def inner(self) -> Any:
+        """LIBERO's environment (robosuite's class), once open: to be looked at, not stepped.
+
+        Raises:
+            RuntimeError: not reset, or closed.
+        """
+        return self._opened().env.env
+
+    @property
+    def init_state(self) -> np.ndarray:
+        """Time, qpos and qvel the last reset began from, not settled.
+
+        Raises:
+            RuntimeError: not reset, or closed.
+        """
+        return self._opened().init_state
 
     def fingerprint(self, trial: int) -> str:
         """`scene_hash` of a trial without running it; a reset must follow.
@@ -190,8 +245,9 @@ class LiberoTask:
                 f"{self._where()}: action at step {self.steps} must be {ACTION_SIZE} finite "
                 f"numbers, got {action.tolist()}."
             )
+        wanted = look or self._holds_frame(self.steps + 1)
         try:
-            shown = self._simulation.step(action, look)
+            shown = self._simulation.step(action, wanted)
         except BaseException:
             self.close()  # half a step is no step
             raise
@@ -202,7 +258,10 @@ class LiberoTask:
                 f"({shown.unstable}; negative steps are settle steps)."
             )
         self.steps += 1
-        return self._observation(shown), shown.success
+        observation = self._observation(shown)
+        if not look:
+            observation = replace(observation, images=None)
+        return observation, shown.success
 
     def close(self) -> None:
         """Free the simulation and its GL context; the next reset makes them anew."""
@@ -220,32 +279,41 @@ class LiberoTask:
 
     def _begin(self, trial: int, look: bool) -> Shown:
         """Put the simulation into a trial's scene and init state, not settled."""
-        if not 0 <= trial < self.n_trials:
+        if trial < 0 or (trial >= self.n_trials and self._scenes != "fresh"):
             raise UserError(
                 f"trial={trial} does not exist in {self.suite} task {self.task}: "
-                f"choose 0 to {self.n_trials - 1}."
+                f"choose 0 to {self.n_trials - 1}, or --scenes fresh."
             )
         check_process()
         self._ready = False
         self.frames_hash = None
-        init_state = self._init_states[trial]
+        self._trial = trial
+        self._held = [{} for _ in self.variants]
+        fixed = self._start == "fixed" and trial < self.n_trials
+        init_state = self._init_states[trial] if fixed else None
         try:
             if self._environment is None or not self._environment.open:
                 self._open()
             assert self._environment is not None
-            shown = self._simulation.reset(trial, self._table[trial], init_state, look)
+            shown = self._simulation.reset(self._table[trial], init_state, look)
         except BaseException:
             self.close()  # half a scene is no scene
             raise
-        sim = self._environment.env.sim
-        self.init_state_hash = short_hash(init_state)
-        self.scene_hash = scene_hash(sim.model._model, sim.data._data)
+        sim, stage = self._environment.env.sim, self._environment.stage
+        said = self._variants_said + stage.digest() if stage is not None else b""
+        self.instruction = self.instruction_for(trial)
+        self.init_state_hash = short_hash(
+            self._environment.init_state if init_state is None else init_state
+        )
+        self.scene_hash = scene_hash(sim.model._model, sim.data._data, said)
         return shown
 
     def _open(self) -> None:
         """Make the environment, and see whether the fast path may be taken."""
         self.close()
-        environment = SeededEnvironment(self._info, self._assets, self._protocol, self._lazy)
+        environment = SeededEnvironment(
+            self._info, self._assets, self._protocol, self._lazy, self.variants, self._seed
+        )
         self._environment = environment
         self._table = SceneTable(
             self.suite,
@@ -264,7 +332,8 @@ class LiberoTask:
 
             release_leftovers()
             fast = FastSimulation(environment, self._protocol.camera_size)
-            difference = self_check(fast, self._table[0], self._init_states[0])
+            state = self._init_states[0] if self._start == "fixed" else None
+            difference = self_check(fast, self._table[0], state)
             release_leftovers()
             self.self_check = difference or "passed"
             self._simulation = fast
@@ -273,8 +342,9 @@ class LiberoTask:
                 self._open()
 
     def _check_init_states(self, environment: SeededEnvironment) -> None:
-        model = environment.env.sim.model
-        expected = 1 + model.nq + model.nv
+        model, stage = environment.env.sim.model, environment.stage
+        added = 13 * len(stage.extras) if stage is not None else 0  # a free joint: 7 and 6 numbers
+        expected = 1 + model.nq + model.nv - added
         if self._init_states.shape[1] != expected:
             raise UserError(
                 f"init states {str(self._info.init_states_file)!r} have "
@@ -289,12 +359,38 @@ class LiberoTask:
             images = np.stack(shown.frames)
             if self._protocol.rotate_180:
                 images = np.ascontiguousarray(images[:, ::-1, ::-1])
+            images = self._edited(images)
         return Observation(
             eef_pos=shown.eef_pos,
             eef_quat=shown.eef_quat,
             gripper_qpos=shown.gripper_qpos,
             images=images,
         )
+
+    def _edited(self, images: np.ndarray) -> np.ndarray:
+        """The cameras' frames as the variants show them."""
+        if not self.variants or self.steps < 0:
+            return images
+        draw = self._draw(self._trial)
+        for variant, held in zip(self.variants, self._held, strict=True):
+            views = [View(camera, self.steps, draw, held) for camera in CAMERAS]
+            images = np.stack([variant.frame(v, i) for v, i in zip(views, images, strict=True)])
+        return images
+
+    def _holds_frame(self, step: int) -> bool:
+        """Whether a variant needs this step's frames later, though nobody may look at them now."""
+        if not self.variants or step < 0:
+            return False
+        draw = self._draw(self._trial)
+        return any(variant.holds_frame(draw, step) for variant in self.variants)
+
+    def _draw(self, trial: int) -> Draw:
+        return Draw(self._seed, self.suite, self.task, trial)
+
+    def _opened(self) -> SeededEnvironment:
+        if self._environment is None or not self._environment.open:
+            raise RuntimeError(f"{self._where()}: it is not open: reset it first.")
+        return self._environment
 
     def _where(self) -> str:
         return f"{self.suite} task {self.task}"

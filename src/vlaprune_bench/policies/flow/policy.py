@@ -140,8 +140,6 @@ class FlowVLA(VLA):
         protocol: EvalProtocol,
         count_every: int,
         options: FlowOptions,
-        cameras: int | None = None,
-        unnorm_key: str | None = None,
     ) -> None:
         """Load the networks onto the device. Arguments and errors: see `load_policy`."""
         found = checkpoint
@@ -155,11 +153,6 @@ class FlowVLA(VLA):
         if config.get("type") != self.name:
             kind = config.get("type", "an OpenVLA")
             raise UserError(f"--policy is {self.name}; checkpoint {checkpoint.source} is {kind}.")
-        for flag, value in (("cameras", cameras), ("unnorm-key", unnorm_key)):
-            if value is not None:
-                raise UserError(
-                    f"--{flag} is {value}; a {self.name} checkpoint says so itself: leave it out."
-                )
         self.chunk = int(config.get("chunk_size", 50))
         self.cameras, self.n_missing = self._cameras()
         openpi = protocol.conventions == "openpi"
@@ -201,8 +194,11 @@ class FlowVLA(VLA):
         return checkpoint.config.get("type") == cls.name
 
     @classmethod
-    def read_options(cls, options: Sequence[str]) -> dict[str, Any]:
+    def read_options(
+        cls, options: Sequence[str], cameras: int | None, unnorm_key: str | None
+    ) -> dict[str, Any]:
         """See `FlowOptions.read`."""
+        super().read_options((), cameras, unnorm_key)
         return {"options": FlowOptions.read(options)}
 
     @abstractmethod

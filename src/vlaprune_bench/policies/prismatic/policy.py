@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,6 +102,14 @@ class PrismaticVLA(VLA):
             options=json.dumps(options, sort_keys=True),
             notes=notes,
         )
+
+    @classmethod
+    def read_options(
+        cls, options: Sequence[str], cameras: int | None, unnorm_key: str | None
+    ) -> dict[str, Any]:
+        """Cameras and the key of the statistics; see `VLA.read_options`."""
+        super().read_options(options, None, None)
+        return {"cameras": cameras, "unnorm_key": unnorm_key}
 
     @classmethod
     def _is_prismatic(cls, checkpoint: Checkpoint) -> bool:
