@@ -328,6 +328,9 @@ class LiberoTask:
             fast = FastSimulation(environment, self._protocol.camera_size)
             state = self._init_states[0] if self._start == "fixed" else None
             difference = self_check(fast, self._table[0], state)
+            if difference and difference.startswith("frames") and fast.draw_everything():
+                # this OpenGL puts samples together otherwise
+                difference = self_check(fast, self._table[0], state)
             release_leftovers()
             self.self_check = difference or "passed"
             self._simulation = fast
