@@ -139,7 +139,7 @@ class Fusing(Unlike):
         return [], 7
 
 
-MEMBERS = {name for name in vars(Pruner) if not name.startswith("_")} - {"name"}
+MEMBERS = sorted({name for name in vars(Pruner) if not name.startswith("_")} - {"name"})
 
 
 @pytest.mark.parametrize("member", MEMBERS)
