@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help setup assets suites demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
 	train-object train-goal clean \
-	bench-profile bench-workers bench-report bench-sim
+	bench-profile bench-gpu bench-workers bench-report bench-sim
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -50,7 +50,7 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) main-table tiny-table
+.PHONY: sweeps $(SWEEPS) main-table main-table-pi05 main-table-smolvla tiny-table
 sweeps: $(SWEEPS)  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
@@ -61,6 +61,9 @@ tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suite
 	$(BIN)/vlaprune-report results/tiny-table --html results/tiny-table/report.html --plots \
 		results/tiny-table/figures --format markdown --table success paired tasks cost \
 		> results/tiny-table/tables.md
+
+main-table-pi05 main-table-smolvla: %: $(STAMP)
+	$(SWEEP) configs/sweeps/$@.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 
 main-table: $(STAMP)  ## every method that holds no other, at every keep, on four suites (SMOKE=1: minutes)
 	$(SWEEP) configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
@@ -94,6 +97,9 @@ gallery: $(STAMP)  ## render every task's first frame with both asset sets into 
 
 bench-workers: $(STAMP)  ## episodes per hour of two simulator processes against one
 	$(BIN)/python benchmarks/bench_workers.py $(BENCH)
+
+bench-gpu: $(STAMP)  ## all a GPU is wanted for, in nine minutes, into results/gpu (BENCH=--smoke: on a CPU)
+	$(BIN)/python -m benchmarks.bench_gpu $(BENCH)
 
 bench-report: $(STAMP)  ## time of a whole report over 100,000 synthetic episodes
 	$(BIN)/python -m benchmarks.bench_report $(BENCH)

@@ -213,6 +213,8 @@ def test_the_studies_that_are_asked_for_are_there():
         "threshold",
         "gating",
         "main-table",
+        "main-table-pi05",
+        "main-table-smolvla",
         "tiny-table",
     }
     table = load_sweep(next(path for path in CONFIGS if path.stem == "main-table"))
