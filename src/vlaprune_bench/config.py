@@ -118,19 +118,8 @@ class What:
         _check_choice("protocol", self.protocol, ("auto", *PROTOCOLS))
         _check_choice("scenes", self.scenes, get_args(SceneProtocol))
         _check_choice("policy", self.policy, ("auto", *POLICIES))
-        for task in self.task_ids:
-            if self.suite in N_TASKS and not 0 <= task < N_TASKS[self.suite]:
-                raise UserError(
-                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to "
-                    f"{N_TASKS[self.suite] - 1}."
-                )
-        for name in ("dimension", "base_tasks"):
-            if self.suite in N_TASKS and getattr(self, name):
-                flag = name.replace("_", "-")
-                raise UserError(
-                    f"--{flag} is {getattr(self, name)}; {self.suite} is not perturbed: "
-                    "--variants perturbs it."
-                )
+        if self.suite in N_TASKS:
+            self._check_tasks(N_TASKS[self.suite])
         words = tuple(word(parse(text, "--variants")) for text in self.variants)
         object.__setattr__(self, "variants", words)  # equal variants are equal options
         if len(set(self.task_ids)) < len(self.task_ids):
@@ -146,6 +135,20 @@ class What:
                 _check_least(name, getattr(self, name), 1)
         if self.cameras not in (None, 1, 2):
             raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
+
+    def _check_tasks(self, n_tasks: int) -> None:
+        """What is said of the tasks of one of LIBERO's own suites."""
+        for task in self.task_ids:
+            if not 0 <= task < n_tasks:
+                raise UserError(
+                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to {n_tasks - 1}."
+                )
+        for name in ("dimension", "base_tasks"):
+            if value := getattr(self, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value}; {self.suite} is not perturbed: "
+                    "--variants perturbs it."
+                )
 
     @property
     def tasks(self) -> tuple[int, ...]:

@@ -344,7 +344,7 @@ def column(
 class CallMeasures:
     """What one policy call did and cost, as the policy itself measured it."""
 
-    pruned: bool = column("whether visual tokens were dropped (or reused) in this call")
+    pruned: bool = column("whether visual tokens were dropped (or reused, or fused) in this call")
     visual_tokens: int = column("visual tokens before pruning", "tokens")
     visual_tokens_kept: int = column("visual tokens that reach the last decoder layer", "tokens")
     kept_per_camera: list[int] = column("visual tokens kept of each camera", "tokens")
@@ -363,6 +363,12 @@ class CallMeasures:
     )
     kept_visual: list[int] | None = column(
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
+    )
+    fused_patches: int = column(
+        "outputs of vision towers taken from an earlier call, each tower's patches counted; the "
+        "towers ran in full, and the tokens stay",
+        "patches",
+        default=0,
     )
     llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
     total_flops: int = column(

@@ -231,6 +231,19 @@ def test_another_pixel_is_noticed_and_the_reference_taken(lite_assets, monkeypat
         assert task.self_check == "frames differ in 1 pixels after control step 4"
 
 
+def test_a_renderer_that_mixes_samples_otherwise_draws_everything(lite_assets, monkeypatch):
+    from vlaprune_bench.sim.package import import_libero
+
+    import_libero()
+    from vlaprune_bench.sim.backdrop import Backdrop
+
+    monkeypatch.setattr(Backdrop, "put_behind", lambda self: None)
+    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+        task.fingerprint(0)
+        assert (task.sim, task.self_check) == ("fast", "passed")
+        assert not task._simulation._cameras._still
+
+
 def test_restoring_does_not_depend_on_what_was_done_before(lite_assets):
     with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         first = task.reset(1)

@@ -96,7 +96,7 @@ class EpisodeRecord:
             started_at=self.started.isoformat(timespec="seconds"),
             sim=scene.sim if scene else setup.config.compute.sim,
             self_check=scene.self_check if scene else None,
-            warnings=[*setup.loaded.warnings, *self._warnings()],
+            warnings=[*setup.warnings, *self._warnings()],
             batch_size=max((call.batch_size for call in self.calls), default=1),
             workers=self.workers,
             **_costs(self.calls),

@@ -125,7 +125,7 @@ class Runner:
         if loaded.facts != known:
             self.store.save_note(*facts_note(cells[0], loaded.facts, loaded.checkpoint))
         self._count(cells, loaded.facts)
-        for warning in loaded.warnings:
+        for warning in dict.fromkeys(w for cell in cells for w in Setup(cell, loaded).warnings):
             self.display.warn(warning)
         self._play(self._jobs(cells, loaded))
 

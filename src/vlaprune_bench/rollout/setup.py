@@ -82,6 +82,12 @@ class Setup:
     loaded: Loaded
 
     @property
+    def warnings(self) -> list[str]:
+        """What the reader of a row must know before its episode begins."""
+        caveat = self.config.what.pruner.caveat(self.loaded.info.name)
+        return [*self.loaded.warnings, *([caveat] if caveat else [])]
+
+    @property
     def executed(self) -> int:
         """Actions of a chunk that are executed; see `identity.executed`."""
         return executed(self.config.what, self.loaded.facts)

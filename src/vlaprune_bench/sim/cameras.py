@@ -55,6 +55,11 @@ class Cameras:
         for still in self._still.values():
             still.forget()
 
+    def draw_everything(self) -> bool:
+        """Draw every frame anew from now on; whether that is a change."""
+        changed, self._still = bool(self._still), {}
+        return changed
+
     def frames(self) -> list[np.ndarray]:
         """Render the scene the data's kinematics describe.
 

@@ -125,6 +125,10 @@ class FastSimulation:
         self._cameras.forget()
         self._looks_at_state = False  # robosuite's controller begins with what it saw at the reset
 
+    def draw_everything(self) -> bool:
+        """Draw every frame anew from now on; whether that is a change."""
+        return self._cameras.draw_everything()
+
     def step(self, action: np.ndarray, look: bool) -> Shown:
         """One control step: 25 physics substeps, the observation taken after the 24th.
 

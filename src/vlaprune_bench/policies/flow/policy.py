@@ -30,8 +30,9 @@ from vlaprune_bench.policies.flow.inputs import (
 from vlaprune_bench.policies.flow.model import FlowModel, load_model
 from vlaprune_bench.policies.flow.options import FlowOptions
 from vlaprune_bench.policies.flow.sizes import Sizes
+from vlaprune_bench.policies.flow.vision import Eyes
 from vlaprune_bench.policies.transformer.prefill import Prefill
-from vlaprune_bench.policies.transformer.requests import Patches, Work
+from vlaprune_bench.policies.transformer.requests import Work
 from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.policies.vla import VLA
 from vlaprune_bench.pruning.base import Pruner
@@ -209,6 +210,9 @@ class FlowVLA(VLA):
         """Cameras that stand masked behind the others, of those without an image: all of them."""
         return missing
 
+    def _encoder(self) -> Eyes:
+        return self.model.eyes
+
     def _grids(self) -> tuple[tuple[int, int], ...]:
         return (self.model.eyes.grid,) * len(self.cameras)
 
@@ -335,7 +339,7 @@ class FlowVLA(VLA):
     def _prefix(self, memory: Memory, inputs: Inputs) -> Work[Prefix]:
         assert isinstance(inputs, FlowInputs)
         layout, width = inputs.layout, self.stack.width
-        patches_1VD = yield Patches(self.model.eyes, inputs.pixels_1CHW)
+        patches_1VD, fused = yield from self._patches(memory, inputs, layout)
         ids_T = torch.nn.functional.pad(inputs.prompt_T, (0, inputs.padding), value=self.pad_id)
         text_TD = self.stack.embed(ids_T) * width**0.5
         images_ID = patches_1VD[0].to(text_TD)
@@ -345,7 +349,8 @@ class FlowVLA(VLA):
         if layout.has_proprio:
             parts.append(self.model.expert.state_token(inputs.state_S[None]).to(text_TD))
         prompt_TD = text_TD[: len(inputs.prompt_T)]
-        return Prefix(layout, torch.cat(parts)[None], images_ID[: layout.n_visual], prompt_TD)
+        patches_VD = images_ID[: layout.n_visual]
+        return Prefix(layout, torch.cat(parts)[None], patches_VD, prompt_TD, fused)
 
     def _decoder(self, prefix: Prefix, **options: Any) -> FlowDecoder:
         return FlowDecoder(

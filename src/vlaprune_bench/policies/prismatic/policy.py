@@ -19,7 +19,7 @@ from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
 from vlaprune_bench.policies.prismatic.inputs import prompt_ids, with_suffix
 from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
-from vlaprune_bench.policies.transformer.requests import Patches, Work
+from vlaprune_bench.policies.transformer.requests import Work
 from vlaprune_bench.policies.transformer.stack import Sees
 from vlaprune_bench.policies.vla import VLA
 from vlaprune_bench.pruning.base import Pruner
@@ -148,6 +148,9 @@ class PrismaticVLA(VLA):
             )
         return {} if self.cameras == usual or said else {"cameras": self.cameras}
 
+    def _encoder(self) -> Prismatic:
+        return self.prismatic
+
     def _grids(self) -> tuple[tuple[int, int], ...]:
         return (self.prismatic.vision_backbone.grid,) * self.cameras
 
@@ -210,10 +213,10 @@ class PrismaticVLA(VLA):
         if inputs.proprio is not None:
             # before the towers: a copy to a GPU waits for the work launched before it
             proprio_P = torch.as_tensor(inputs.proprio, dtype=self.dtype, device=self.device)
-        patches_BVD = yield Patches(self.prismatic, inputs.pixels_1CHW)
+        patches_BVD, fused = yield from self._patches(memory, inputs, memory.layout)
         prompt_TD = self.stack.embed(memory.prompt_T)
         sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], proprio_P)
-        return Prefix(memory.layout, sequence_BLD, patches_BVD[0], prompt_TD)
+        return Prefix(memory.layout, sequence_BLD, patches_BVD[0], prompt_TD, fused)
 
     def _actions(self, normalised: np.ndarray) -> np.ndarray:
         return to_gripper_command(self.action_bounds.unnormalize(normalised))
