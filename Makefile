@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		$$($(BIN)/python -c 'from vlaprune_bench.sim.package import LIBERO; print(LIBERO)')
-	@$(BIN)/python -c 'from vlaprune_bench.sim.gl import choose_gl; choose_gl()' 2>/dev/null \
+	@$(BIN)/python -c 'from vlaprune_bench.sim.gl import choose_gl; choose_gl(); import cv2' 2>/dev/null \
 		|| sh scripts/install_gl.sh $$($(BIN)/python -c 'from vlaprune_bench.sim.gl import DEBIAN; print(DEBIAN)')
 	touch $@
 
