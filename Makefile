@@ -50,11 +50,17 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) main-table main-table-pi05 main-table-smolvla tiny-table
-sweeps: $(SWEEPS)  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
+.PHONY: sweeps $(SWEEPS) sweep-robustness main-table main-table-pi05 main-table-smolvla tiny-table
+sweeps: $(SWEEPS) sweep-robustness  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
 	$(SWEEP) configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+
+# the tables are of the folder the file names: with another --output, call vlaprune-report on it
+sweep-robustness: $(STAMP)  ## what pruning loses where scenes change, and its tables (SMOKE=1: minutes)
+	$(SWEEP) configs/sweeps/robustness.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke,sweeps)/robustness \
+		--table robustness interaction floors
 
 tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suites, and its report
 	$(SWEEP) configs/sweeps/tiny-table.yaml --workers auto $(SWEEP_ARGS)

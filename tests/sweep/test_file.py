@@ -212,6 +212,7 @@ def test_the_studies_that_are_asked_for_are_there():
         "tradeoff",
         "threshold",
         "gating",
+        "robustness",
         "main-table",
         "main-table-pi05",
         "main-table-smolvla",

@@ -17,6 +17,7 @@ from vlaprune_bench.report.compare import (
 )
 from vlaprune_bench.report.overview import Overview
 from vlaprune_bench.report.published_match import match_tables
+from vlaprune_bench.report.robustness import Robustness
 from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
 from vlaprune_bench.report.table import Table
 
@@ -56,6 +57,10 @@ class Report:
         return trials_table(self.results, self.pairs)
 
     @cached_property
+    def robustness(self) -> Robustness:
+        return Robustness(self.results, self.pairs)
+
+    @cached_property
     def sweeps(self) -> list[Table]:
         """A table for every option that varies, in the order of `axes`."""
         return [sweep_table(self.overview, axis) for axis in self.axes]
@@ -67,7 +72,8 @@ class Report:
 
     @cached_property
     def warnings(self) -> list[str]:
-        return caveats(self.results, self.pairs, self.overview.absent)
+        found = caveats(self.results, self.pairs, self.overview.absent)
+        return [*found, *self.robustness.warnings]
 
     def tables(self, per_task: bool = False, per_episode: bool = False) -> list[Table]:
         """All tables that have rows.
@@ -82,7 +88,7 @@ class Report:
         found.append(self.paired)
         if per_episode:
             found.append(self.discordant)
-        found += [self.trials, *self.sweeps, *self.beside]
+        found += [*self.robustness.tables, self.trials, *self.sweeps, *self.beside]
         return [table for table in found if table.rows]
 
 
