@@ -344,11 +344,13 @@ def column(
 class CallMeasures:
     """What one policy call did and cost, as the policy itself measured it."""
 
-    pruned: bool = column("whether visual tokens were dropped (or reused) in this call")
-    visual_tokens: int = column("visual tokens before pruning", "tokens")
-    visual_tokens_kept: int = column("visual tokens that reach the last decoder layer", "tokens")
-    kept_per_camera: list[int] = column("visual tokens kept of each camera", "tokens")
-    tokens_per_layer: list[int] = column("sequence length in each decoder layer", "tokens")
+    pruned: bool | None = column("whether visual tokens were dropped (or reused) in this call")
+    visual_tokens: int | None = column("visual tokens before pruning", "tokens")
+    visual_tokens_kept: int | None = column(
+        "visual tokens that reach the last decoder layer", "tokens"
+    )
+    kept_per_camera: list[int] | None = column("visual tokens kept of each camera", "tokens")
+    tokens_per_layer: list[int] | None = column("sequence length in each decoder layer", "tokens")
     expert_keys_per_layer: list[int] | None = column(
         "keys of the prefix that each layer of the action expert reads, at every denoising step; "
         "null: no expert",
@@ -364,29 +366,37 @@ class CallMeasures:
     kept_visual: list[int] | None = column(
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
     )
-    llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
-    total_flops: int = column(
+    llm_prefill_macs: int | None = column(
+        "gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC"
+    )
+    total_flops: int | None = column(
         "2 x MAC of everything the networks and the method executed; preparing frames (resizing, "
         "JPEG) is not counted",
         "FLOP",
     )
-    scoring_flops: int = column("part of total_flops spent on scoring and probe layers", "FLOP")
+    scoring_flops: int | None = column(
+        "part of total_flops spent on scoring and probe layers", "FLOP"
+    )
     counted_flops: int | None = column(
         "reading of torch.utils.flop_counter; null: this call was not sampled", "FLOP"
     )
     batch_size: int = column(
         "calls computed together, at its largest; latency is a claim only at 1", "calls", default=1
     )
-    latency_preprocess_ms: float = column("frames and prompt to model input", "ms")
-    latency_vision_ms: float = column("vision towers and projector", "ms")
-    latency_scoring_ms: float = column("scores, gate and selection, probe layers included", "ms")
-    latency_prefill_ms: float = column("decoder layers over the (pruned) sequence", "ms")
-    latency_decode_ms: float = column("autoregressive decode steps; 0 for parallel decoding", "ms")
-    latency_denoise_ms: float = column(
+    latency_preprocess_ms: float | None = column("frames and prompt to model input", "ms")
+    latency_vision_ms: float | None = column("vision towers and projector", "ms")
+    latency_scoring_ms: float | None = column(
+        "scores, gate and selection, probe layers included", "ms"
+    )
+    latency_prefill_ms: float | None = column("decoder layers over the (pruned) sequence", "ms")
+    latency_decode_ms: float | None = column(
+        "autoregressive decode steps; 0 for parallel decoding", "ms"
+    )
+    latency_denoise_ms: float | None = column(
         "denoising steps of an action expert; 0 for other policies", "ms", default=0.0
     )
-    latency_head_ms: float = column("action head and un-normalisation", "ms")
-    latency_total_ms: float = column("the whole call, synchronised", "ms")
+    latency_head_ms: float | None = column("action head and un-normalisation", "ms")
+    latency_total_ms: float | None = column("the whole call, synchronised", "ms")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -143,6 +143,11 @@ class Pruner(draccus.ChoiceRegistry):
         (`Selection.reuse`): the policy then keeps those of every layer until it has run."""
         return False
 
+    @property
+    def reads_motion(self) -> bool:
+        """Whether it looks at the hand's poses (`PruneContext.eef_poses`)."""
+        return False
+
     def start(self) -> Any:
         """Fresh memory for one episode: many episodes may share one pruner."""
         return None

@@ -38,6 +38,10 @@ class Wrapper(Pruner):
     def keeps_cache(self) -> bool:
         return self.held.keeps_cache
 
+    @property
+    def reads_motion(self) -> bool:
+        return self.held.reads_motion
+
     def start(self) -> Any:
         return self.held.start()
 

@@ -144,13 +144,8 @@ def _set_threads(config: EvalConfig, checkpoint: Checkpoint) -> int:
     """Give torch the threads that suit the model; how many it has."""
     import torch
 
-    size = sum(
-        path.stat().st_size
-        for path in checkpoint.folder.iterdir()
-        if path.suffix in (".safetensors", ".pt", ".bin")
-    )
     workers, _ = count_workers(config.compute.workers)
-    threads = model_threads(config.compute.threads, size, workers)
+    threads = model_threads(config.compute.threads, checkpoint.weight_bytes, workers)
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
