@@ -342,7 +342,11 @@ def column(
 
 @dataclass(frozen=True, kw_only=True)
 class CallMeasures:
-    """What one policy call did and cost, as the policy itself measured it."""
+    """What one policy call did and cost, as the policy itself measured it.
+
+    Null stands for what the server of a remote policy does not say, as where it answered with an
+    action of the chunk before.
+    """
 
     pruned: bool | None = column("whether visual tokens were dropped (or reused) in this call")
     visual_tokens: int | None = column("visual tokens before pruning", "tokens")
@@ -397,6 +401,17 @@ class CallMeasures:
     )
     latency_head_ms: float | None = column("action head and un-normalisation", "ms")
     latency_total_ms: float | None = column("the whole call, synchronised", "ms")
+    round_trip_ms: float | None = column(
+        "from request to reply, of a remote policy; null: the policy was not remote",
+        "ms",
+        default=None,
+    )
+    server_ms: float | None = column(
+        "what the server of a remote policy says the call took it; null: it does not say, or the "
+        "policy was not remote",
+        "ms",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,10 +463,12 @@ class EpisodeRow:
     )
     max_steps: int = column("budget, settle steps not counted", "steps", Role.SETTING)
     execute_steps: int = column("actions executed open loop per call", "steps", Role.SETTING)
-    method: str = column("pruning method", role=Role.METHOD)
+    method: str = column(
+        "pruning method; of a remote policy what its server says, or unknown", role=Role.METHOD
+    )
     method_options: str = column("all options of the method, JSON", role=Role.METHOD)
     keep: float | None = column("keep ratio asked for; null: the method has none", role=Role.NAME)
-    policy: str = column("openvla, openvla-oft, pi0, pi05 or smolvla", role=Role.SETTING)
+    policy: str = column("openvla, openvla-oft, pi0, pi05, smolvla or remote", role=Role.SETTING)
     checkpoint: str = column("checkpoint name, folder or hub id", role=Role.NAME)
     checkpoint_hash: str = column("hash over the checkpoint's files", role=Role.SETTING)
     checkpoint_trained: bool = column(
@@ -490,7 +507,9 @@ class EpisodeRow:
     warnings: list[str] = column("what the reader of this row must know", role=Role.MEASURED)
     # what it cost (means over the episode's calls; null: no call was made)
     pruned_call_fraction: float | None = column(
-        "fraction of calls that were pruned; null: no call", role=Role.MEASURED
+        "fraction of calls that were pruned; null: no call, or a remote policy's server does not "
+        "say",
+        role=Role.MEASURED,
     )
     visual_tokens_kept_mean: float | None = column(
         "visual tokens kept per call", "tokens", Role.MEASURED
@@ -502,6 +521,20 @@ class EpisodeRow:
     )
     latency_mean_ms: float | None = column(
         "mean call, warm-up excluded; null: no such call", "ms", Role.MEASURED
+    )
+    round_trip_p50_ms: float | None = column(
+        "median from request to reply, of a remote policy, warm-up excluded; null: not remote, or "
+        "no such call",
+        "ms",
+        Role.MEASURED,
+        default=None,
+    )
+    server_p50_ms: float | None = column(
+        "median of what the server of a remote policy says its calls took, warm-up excluded; null: "
+        "it does not say, or not remote",
+        "ms",
+        Role.MEASURED,
+        default=None,
     )
     # how it was measured
     batch_size: int = column(

@@ -202,10 +202,12 @@ def _same(results: Results, one: Cell, two: Cell) -> bool:
 
 
 def decisions(calls: pd.DataFrame) -> dict[str, str]:
-    """A hash of gate decisions and kept tokens of each episode, by its id."""
+    """A hash of gate decisions and kept tokens of each episode where they are known, by its id."""
     found: dict[str, str] = {}
     calls = calls.sort_values(["episode_id", "call"])
     for episode, group in calls.groupby("episode_id", observed=True):
+        if group.pruned.isna().any():
+            continue  # a remote policy's, of which nobody knows
         digest = hashlib.sha256()
         for pruned, kept in zip(group.pruned, group.kept_visual, strict=True):
             digest.update(b"pruned" if pruned else b"full")

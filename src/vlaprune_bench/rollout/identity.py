@@ -45,6 +45,8 @@ class Facts:
     """Of these, what the checkpoint says to execute; 0: it does not say."""
     policy_options: str = NO_OPTIONS
     """The policy's own, JSON."""
+    served: str = ""
+    """Method and options of a policy that runs elsewhere, JSON; "": the configuration's."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
@@ -63,12 +65,16 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     It has the columns of `types.IDENTITY`, but those that joined later and have their default.
     """
     what = config.what
+    method, options = what.pruner.name, method_options(what.pruner)
+    if facts.served:
+        method, said = json.loads(facts.served)
+        options = json.loads(said)
     known = {
         **asdict(spec),
         "scenes": what.scenes,
         "execute_steps": _named_steps(what, facts),
-        "method": what.pruner.name,
-        "method_options": method_options(what.pruner),
+        "method": method,
+        "method_options": options,
         **asdict(facts),
         "attention": config.compute.attention,
     }

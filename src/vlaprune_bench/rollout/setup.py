@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
+from vlaprune_bench.config import EvalConfig, digest, run_id
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.policies.base import PolicyInfo
 from vlaprune_bench.pruning.gated import has_gate
@@ -27,8 +27,8 @@ class Loaded:
     info: PolicyInfo
     assets: AssetSet
     gl_backend: str
-    checkpoint: Path
-    """Folder of the checkpoint."""
+    checkpoint: Path | None
+    """Folder of the checkpoint; None: it is elsewhere."""
     threads: int | None = None
     """CPU threads of the model."""
 
@@ -43,6 +43,7 @@ class Loaded:
             info.chunk,
             info.action_steps,
             info.options,
+            "" if info.served is None else json.dumps([info.served.name, info.served.options]),
         )
 
     @property
@@ -118,11 +119,11 @@ class Setup:
         return {
             **known,
             "execute_steps": self.executed,
-            "method_options": json.dumps(method_options(what.pruner)),
+            "method_options": json.dumps(known["method_options"]),
             "run_id": run_id(self.config),
             "episode_id": self.episode_id(spec),
             "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
-            "keep": what.pruner.keep_ratio,
+            "keep": what.pruner.keep_ratio if info.served is None else info.served.keep,
             "checkpoint": info.name,
             "checkpoint_trained": info.trained,
             "assets": assets.kind,

@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -100,9 +100,9 @@ class PolicyServer:
                 self.host.close()
 
     @contextlib.contextmanager
-    def _signals(self):  # type: ignore[no-untyped-def]
+    def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        caught = (signal.SIGTERM, signal.SIGINT)
+        caught: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT)
         try:
             for number in caught:
                 loop.add_signal_handler(number, self.stop)

@@ -243,12 +243,11 @@ def _seeds(data: dict[Any, Any], prefix: str) -> tuple[int, int] | None:
     given = [prefix + name for name in ("seed", "noise_seed") if prefix + name in data]
     if not given:
         return None
-    values = [data.get(prefix + name) for name in ("seed", "noise_seed")]
-    if not all(type(value) is int and value >= 0 for value in values):
-        raise bad(
-            f"{prefix}seed and {prefix}noise_seed are {values!r:.80}; both are whole numbers."
-        )
-    return values[0], values[1]
+    one, two = (data.get(prefix + name) for name in ("seed", "noise_seed"))
+    if type(one) is not int or type(two) is not int or one < 0 or two < 0:
+        said = f"{one!r:.40} and {two!r:.40}"
+        raise bad(f"{prefix}seed and {prefix}noise_seed are {said}; both are whole numbers.")
+    return one, two
 
 
 def _is(value: Any) -> str:

@@ -190,7 +190,8 @@ def reply(frame: bytes | str) -> Answer:
     """
     if isinstance(frame, str):
         lines = frame.strip().splitlines() or ["an empty text"]
-        raise WireError("failed", f"the server says: {lines[-1][:500]}")
+        kind = "busy" if lines[-1].startswith("busy: ") else "failed"
+        raise WireError(kind, f"the server says: {lines[-1][:500]}")
     data = message(frame)
     actions, timing = data.get("actions"), data.get("server_timing")
     if not isinstance(actions, np.ndarray):

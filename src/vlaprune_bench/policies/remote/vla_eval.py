@@ -7,11 +7,13 @@ every step; the server holds the chunk and gives one action of it. Read off vla-
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from vlaprune_bench.policies.normalize import robot_state
 from vlaprune_bench.policies.remote.dialect import (
     ACTION,
     STATE,
@@ -27,11 +29,21 @@ from vlaprune_bench.policies.remote.dialect import (
 )
 from vlaprune_bench.policies.remote.openpi import message
 from vlaprune_bench.policies.remote.wire import WireError, pack
+from vlaprune_bench.types import EvalProtocol, UserError
 
 VERSION = 1
 """Of the protocol."""
 KEYS = Keys(cameras=(("agentview",), ("wrist",)), state="states", prompt="task_description")
 """Those of its LIBERO benchmark, cameras in a map of their own (`images`)."""
+KNOWN_PARAMS = (
+    "send_wrist_image",
+    "send_state",
+    "quat_no_antipodal",
+    "env_seed",
+    "seed",
+    "absolute_action",
+)
+"""What a server may ask of its client's observations (`observation_params`)."""
 _ACTION_SPEC = {
     "position": ("position", 3, "delta_xyz", (-1, 1)),
     "rotation": ("rotation", 3, "axis_angle", (-3.15, 3.15)),
@@ -155,20 +167,63 @@ def hello() -> bytes:
     )
 
 
-def request(look: Look, facts: dict[Any, Any], state: np.ndarray, cameras: bool) -> bytes:
+def request(look: Look, facts: dict[Any, Any], wants: dict[str, Any]) -> bytes:
     """A client's observation.
 
     Args:
         look: what is asked.
         facts: of a server of ours, else nothing.
-        state: (8,).
-        cameras: the wrist's is wanted, too.
+        wants: the server's `observation_params`.
     """
+    seen = look.observation
+    if not wants.get("quat_no_antipodal") and seen.eef_quat[3] < 0:
+        # its LIBERO benchmark then gives the shorter rotation
+        state = robot_state(replace(seen, eef_quat=-seen.eef_quat))
+    else:
+        state = robot_state(seen)
     data = write_look(look, KEYS, state, facts.get("takes", []))
-    names = [names[0] for names in KEYS.cameras][: 1 + cameras]
-    images = {name: data[name] for name in names}
-    rest = {k: v for k, v in data.items() if k not in ("agentview", "wrist")}
-    return write("observation", {**rest, "images": images}, look.seq)
+    (main,), (wrist,) = KEYS.cameras
+    images = {main: data.pop(main), wrist: data.pop(wrist)}
+    if not wants.get("send_wrist_image"):
+        del images[wrist]
+    if not wants.get("send_state"):
+        del data[KEYS.state]
+    return write("observation", {**data, "images": images}, look.seq)
+
+
+def check(hello: dict[Any, Any], protocol: EvalProtocol) -> list[str]:
+    """What a server's hello asks of a client that plays LIBERO.
+
+    Args:
+        hello: its payload.
+        protocol: of the evaluation.
+
+    Returns:
+        What the reader of rows must know.
+
+    Raises:
+        UserError: it asks for what is not given here, or its actions are not LIBERO's.
+    """
+    wants, notes = hello.get("observation_params") or {}, []
+    for name, value in wants.items():
+        if name not in KNOWN_PARAMS or (name == "absolute_action" and value):
+            raise UserError(
+                f"--dialect is vla-eval; the server asks for {name} {value!r}, which is not given "
+                f"here: there are {', '.join(KNOWN_PARAMS)} (absolute_action false)."
+            )
+    seed = wants.get("env_seed", wants.get("seed"))
+    if seed not in (None, protocol.env_seed):
+        notes.append(f"the server asks for env_seed {seed}; {protocol.env_seed} was used")
+    for name, spec in (hello.get("action_spec") or {}).items():
+        form = spec.get("format") if isinstance(spec, dict) else spec
+        if name not in _ACTION_SPEC:
+            notes.append(f"the server does not say what its actions are ({name}: {form})")
+        elif form != _ACTION_SPEC[name][2]:
+            raise UserError(
+                f"--dialect is vla-eval; the server's {name} is {form}; LIBERO takes "
+                f"{_ACTION_SPEC[name][2]}."
+            )
+    return notes
 
 
 def reply(frame: bytes | str) -> Answer:
@@ -179,7 +234,8 @@ def reply(frame: bytes | str) -> Answer:
     """
     kind, payload, _ = parts(frame)
     if kind == "error":
-        raise WireError("failed", f"the server says: {payload.get('error', payload)!s:.500}")
+        sentence = f"the server says: {payload.get('error', payload)!s:.500}"
+        raise WireError("busy" if payload.get("kind") == "busy" else "failed", sentence)
     actions = payload.get("actions", payload.get("action"))
     if kind != "action" or actions is None:
         raise WireError("bad-message", f"a message of type {kind} came, without actions.")
