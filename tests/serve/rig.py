@@ -82,9 +82,9 @@ def unpack(data):
     return msgpack.unpackb(data, object_hook=hook)
 
 
-def look(call=0, size=32, prompt="reach", **more):
+def look(call=0, size=32, prompt="reach", variant=0, **more):
     """An observation in openpi's keys; the hand's height says which call it is."""
-    random = np.random.default_rng(call)
+    random = np.random.default_rng([call, variant])
     return {
         "observation/image": random.integers(0, 256, (size, size, 3), dtype=np.uint8),
         "observation/wrist_image": random.integers(0, 256, (size, size, 3), dtype=np.uint8),
@@ -94,9 +94,9 @@ def look(call=0, size=32, prompt="reach", **more):
     }
 
 
-def seen(call=0, prompt="reach"):
+def seen(call=0, prompt="reach", variant=0):
     """The same in vla-eval's."""
-    data = look(call, prompt=prompt)
+    data = look(call, prompt=prompt, variant=variant)
     return {
         "images": {
             "agentview": data["observation/image"],
