@@ -55,7 +55,7 @@ def main() -> None:
     process = subprocess.Popen(
         [*SERVE, *options, *METHOD],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=open("/tmp/serve/server.log", "w"),
         text=True,
     )
     assert process.stdout is not None
@@ -70,7 +70,7 @@ def main() -> None:
 def _measure(
     server: SimpleNamespace, process: subprocess.Popen, wanted: dict, seconds: float
 ) -> None:
-    storm(server, wanted, 5.0, good=32, bad=8, vla=range(32, 48))  # what is allocated once
+    storm(server, wanted, 2.0, good=32, bad=8, vla=range(32, 48))  # what is allocated once
     time.sleep(12)
     print(f"before: {state_of(process.pid)}")
     rounds = []

@@ -11,9 +11,11 @@ from websockets.sync.server import serve as serve_sync
 from tests.fakes import FakePolicy, fake_libero
 from tests.serve.rig import pack, serving, unpack
 from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.base import PolicyCall
 from vlaprune_bench.policies.remote.policy import RemotePolicy
 from vlaprune_bench.pruning.adp import Adp
+from vlaprune_bench.pruning.gate import MotionGate
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.rollout.runner import run_cells
@@ -229,6 +231,31 @@ def test_a_busy_server_is_asked_again():
             np.testing.assert_array_equal(answer.actions, want)
         for memory in memories:
             remote.end(memory)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["openpi", "vla-eval"])
+def test_a_served_method_plays_the_episode_it_plays_here(dialect, tmp_path):
+    """Real simulator, real networks, a gate on the hand's motion: every action is the same."""
+    pruner = Adp(keep=0.3, gate=MotionGate(initial_state=True))
+    shared = {"task_ids": (0,), "trials": 1, "max_steps": 20, "workers": 0, "protocol": "openvla"}
+    local = EvalConfig.of(
+        checkpoint="tiny-untrained", pruner=pruner, output=tmp_path / "here", **shared
+    )
+    assert run_cells([local], ["test"]).code == 0
+    policy = load_policy("tiny-untrained", pruner, suite="libero_spatial", device="cpu")
+    with serving(policy, pruner=pruner) as server:
+        there = {**shared, "policy": "remote", "url": at(server.port), "dialect": dialect}
+        remote = EvalConfig.of(output=tmp_path / "there", **there)
+        assert run_cells([remote], ["test"]).code == 0
+    (one,), (two,) = (load_results(tmp_path / f).to_dict("records") for f in ("here", "there"))
+    for name in ("actions_hash", "scene_hash", "success", "steps", "method", "keep"):
+        assert one[name] == two[name], name
+    assert json.loads(one["method_options"]) == json.loads(two["method_options"])
+    assert one["total_flops_mean"] == pytest.approx(two["total_flops_mean"])
+    assert one["pruned_call_fraction"] == pytest.approx(two["pruned_call_fraction"])
+    assert two["assets"] == "lite"
 
 
 ARENA = {

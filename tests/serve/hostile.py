@@ -81,6 +81,8 @@ def good_openpi(server, tally, name, wanted, until):
         while time.monotonic() < until:
             with Openpi(server) as client:
                 for episode in range(3):
+                    if time.monotonic() > until:
+                        break
                     session = f"{name}-{episode}"
                     for call, actions in enumerate(wanted):
                         more = {f"observation/{k}": v for k, v in extras(name, call).items()}

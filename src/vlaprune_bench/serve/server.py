@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -130,16 +130,25 @@ class PolicyServer:
         server.close(close_connections=False)
         deadline = time.monotonic() + self.config.drain_timeout
         while self._sessions and time.monotonic() < deadline:
-            for connection, session in list(self._sessions.items()):
-                if connection in self._idle and (session is None or not session.playing):
-                    await connection.close(GOING_AWAY, "the server is shutting down")
+            free = [
+                connection
+                for connection, session in self._sessions.items()
+                if connection in self._idle and (session is None or not session.playing)
+            ]
+            await self._hang_up(free)
             await asyncio.sleep(0.05)
-        for connection in list(self._sessions):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.config.send_timeout):
-                    await connection.close(GOING_AWAY, "the server is shutting down")
+        await self._hang_up(list(self._sessions))
         self._end_all()
         await server.wait_closed()
+
+    async def _hang_up(self, connections: Sequence[ServerConnection]) -> None:
+        """Close connections, all at once: one that does not answer holds up no other."""
+        why = "the server is shutting down"
+        closing = [asyncio.create_task(c.close(GOING_AWAY, why)) for c in connections]
+        if closing:
+            _, late = await asyncio.wait(closing, timeout=self.config.send_timeout)
+            for task in late:
+                task.cancel()
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain requests, and refuse clients that may not come."""
