@@ -55,7 +55,7 @@ def main() -> None:
     process = subprocess.Popen(
         [*SERVE, *options, *METHOD],
         stdout=subprocess.PIPE,
-        stderr=open("/tmp/serve/server.log", "w"),
+        stderr=subprocess.DEVNULL,
         text=True,
     )
     assert process.stdout is not None

@@ -250,7 +250,7 @@ def test_a_served_method_plays_the_episode_it_plays_here(dialect, tmp_path):
         remote = EvalConfig.of(output=tmp_path / "there", **there)
         assert run_cells([remote], ["test"]).code == 0
     (one,), (two,) = (load_results(tmp_path / f).to_dict("records") for f in ("here", "there"))
-    for name in ("actions_hash", "scene_hash", "success", "steps", "method", "keep"):
+    for name in ("actions_hash", "scene_hash", "success", "steps", "method", "keep", "attention"):
         assert one[name] == two[name], name
     assert json.loads(one["method_options"]) == json.loads(two["method_options"])
     assert one["total_flops_mean"] == pytest.approx(two["total_flops_mean"])

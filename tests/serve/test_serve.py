@@ -209,6 +209,7 @@ def test_seeds_a_client_sends_are_those_of_its_episode():
         ({"observation/eef_poses": np.zeros((0, 7))}, "(steps + 1, 7) finite poses"),
         ({"prompt": 3}, "prompt is 3; it must be the instruction"),
         ({"prompt": " "}, "it must be the instruction"),
+        ({"prompt": "reach " * 200}, "at most 1000 characters"),
         ({"session_id": 1.5}, "session_id is 1.5"),
     ],
 )

@@ -46,7 +46,8 @@ class Facts:
     policy_options: str = NO_OPTIONS
     """The policy's own, JSON."""
     served: str = ""
-    """Method and options of a policy that runs elsewhere, JSON; "": the configuration's."""
+    """Method, its options and the attention backend of a policy that runs elsewhere, JSON; "": the
+    configuration's."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
@@ -66,8 +67,9 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     """
     what = config.what
     method, options = what.pruner.name, method_options(what.pruner)
+    attention = config.compute.attention
     if facts.served:
-        method, said = json.loads(facts.served)
+        method, said, attention = json.loads(facts.served)
         options = json.loads(said)
     known = {
         **asdict(spec),
@@ -76,7 +78,7 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
         "method": method,
         "method_options": options,
         **asdict(facts),
-        "attention": config.compute.attention,
+        "attention": attention,
     }
     later = DEFAULTS[EpisodeRow]
     return {k: known[k] for k in IDENTITY if k not in later or known[k] != later[k]}

@@ -43,8 +43,15 @@ class Loaded:
             info.chunk,
             info.action_steps,
             info.options,
-            "" if info.served is None else json.dumps([info.served.name, info.served.options]),
+            self._served,
         )
+
+    @property
+    def _served(self) -> str:
+        info = self.info
+        if info.served is None:
+            return ""
+        return json.dumps([info.served.name, info.served.options, info.attention])
 
     @property
     def warnings(self) -> list[str]:

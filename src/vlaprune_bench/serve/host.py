@@ -149,10 +149,13 @@ class Host:
             while len(served) < self.served.config.batch and not self._waiting.empty():
                 served.append(self._waiting.get_nowait())
             turns = [turn for turn, _ in served]
-            results = await loop.run_in_executor(self._thread, self._act, turns)
+            try:
+                results = await loop.run_in_executor(self._thread, self._act, turns)
+            except Exception as failure:  # noqa: BLE001 - nobody would be answered any more
+                results = [failure] * len(turns)
             self.answered += len(served)
             for (_, answer), result in zip(served, results, strict=True):
-                if answer.cancelled():  # its client is gone
+                if answer.done():  # its client is gone
                     continue
                 if isinstance(result, Exception):
                     answer.set_exception(result)

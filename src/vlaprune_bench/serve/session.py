@@ -27,6 +27,9 @@ from vlaprune_bench.types import UserError
 MOST_EPISODES = 16
 """Episodes a connection may have open at once; of more, the one not heard of longest is closed."""
 
+MOST_CLOSED = 4096
+"""Names of closed episodes that a connection is reminded of; then it opens no more."""
+
 
 @dataclass
 class Episode:
@@ -100,10 +103,16 @@ class Session:
         seed = self._served.config.seed
         if about is None:
             return seed, seed
-        drawn = int(digest([seed, about]), 16)
+        try:
+            drawn = int(digest([seed, about]), 16)
+        except (TypeError, ValueError) as error:
+            raise WireError("bad-message", f"task is no plain data: {error}.") from error
         return drawn, drawn
 
     def _open(self, name: str, seeds: tuple[int, int]) -> Episode:
+        if len(self.closed) >= MOST_CLOSED:
+            said = f"{MOST_CLOSED} sessions were left open: end each with endpoint reset."
+            raise WireError("refused", said)
         self.episodes[name] = episode = Episode(seeds)
         if len(self.episodes) > MOST_EPISODES:
             self.closed.add(self.episodes.popitem(last=False)[0])

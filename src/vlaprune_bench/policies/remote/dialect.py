@@ -20,6 +20,8 @@ STATE = 8
 """Numbers of LIBERO's state: position (m), axis-angle (rad), two gripper joints (m)."""
 ACTION_SPACE = "libero_delta_eef"
 """Our name for it: deltas in the units of LIBERO's OSC_POSE controller."""
+LONGEST_PROMPT = 1000
+"""Characters of an instruction."""
 EXTRAS = ("eef_quat", "eef_poses", "seed", "noise_seed")
 """What our server takes besides, and our client sends where metadata (`takes`) asks for it: the
 hand's orientation as the simulator has it (4, xyzw), poses of every step since the call before (n,
@@ -149,8 +151,9 @@ def read_look(data: dict[Any, Any], keys: Keys, cameras: int) -> dict[str, Any]:
     if keys.prefix + "eef_poses" in data:
         poses = _poses(data, keys.prefix + "eef_poses")
     prompt = data.get(keys.prompt)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise bad(f"{keys.prompt} is {prompt!r:.60}; it must be the instruction, a text.")
+    if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > LONGEST_PROMPT:
+        said = f"the instruction, a text of at most {LONGEST_PROMPT} characters"
+        raise bad(f"{keys.prompt} is {prompt!r:.60}; it must be {said}.")
     return {
         "observation": Observation(state[:3], quat, state[6:], np.stack(frames)),
         "instruction": prompt,

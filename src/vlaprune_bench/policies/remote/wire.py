@@ -19,7 +19,7 @@ import numpy as np
 Keys = Literal["bytes", "text"]
 """How the keys of an array's map are written."""
 _DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
-MAX_SIDE = 8192
+MAX_SIDE = 4096
 """Pixels of a side of an encoded image: a small file may unpack to a large one."""
 UNPACK_ERRORS = (
     ValueError,
