@@ -122,7 +122,7 @@ class Runner:
         for cell in cells:
             text = f"# {' '.join(command_line)}\n{dump(cell)}"
             self.store.save_config(run_id(cell), text)
-        if loaded.facts != known:
+        if loaded.facts != known and loaded.checkpoint is not None:
             self.store.save_note(*facts_note(cells[0], loaded.facts, loaded.checkpoint))
         self._count(cells, loaded.facts)
         for warning in dict.fromkeys(w for cell in cells for w in Setup(cell, loaded).warnings):
