@@ -11,6 +11,7 @@ command line win over those of `--config`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,14 +26,33 @@ from vlaprune_bench.types import UserError
 
 def parse(argv: list[str]) -> EvalConfig:
     """argv to configuration; see `parse_all`."""
-    return parse_all(argv).run
+    return _parse_eval(argv).run
 
 
-def parse_all(argv: list[str]) -> Any:
-    """argv to configuration (`run`) and what else was said (`retry_errors`).
+def _parse_eval(argv: list[str]) -> Any:
+    """argv to configuration (`run`) and whether errors are run again (`retry_errors`)."""
+    retry = _switch("Run the episodes again that ended in errors, those alone.")
+    return parse_all(argv, "vlaprune-eval", __doc__ or "", {}, [("retry_errors", *retry)])
+
+
+def parse_all(
+    argv: list[str],
+    program: str,
+    description: str,
+    parts: Mapping[str, Any],
+    more: Sequence[tuple[str, Any, Any]] = (),
+) -> Any:
+    """argv to the configuration (`run`) of a command that takes an evaluation's options.
 
     tyro cannot choose a subclass by a flag, so the file and the method are looked up first and
     the rest is parsed with the object they give as default.
+
+    Args:
+        argv: without the program's name.
+        program: its name.
+        description: of its --help.
+        parts: dataclasses whose options it takes besides, as they are by default.
+        more: single options besides, as fields.
 
     Raises:
         UserError: an unknown option, an option of another method, or a value that cannot be.
@@ -53,23 +73,26 @@ def parse_all(argv: list[str]) -> Any:
         [
             ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
             ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
-            ("retry_errors", *_switch("Run the episodes again that ended in errors, those alone.")),
+            *more,
             ("method", *_flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
             *inner,
+            *((name, type(part), field(default=part)) for name, part in parts.items()),
             ("run", EvalConfig, field(default=default)),
         ],
     )
     parsed: Any
     parsed, unknown = tyro.cli(
         command_line,
-        prog="vlaprune-eval",
-        description=__doc__,
+        prog=program,
+        description=description,
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
         return_unknown_args=True,
     )
     if unknown:
-        raise UserError(_explain(unknown[0], parsed.run))
+        others = [f"--{name.replace('_', '-')}" for name, *_ in more]
+        others += [flag for part in parts.values() for flag in _options(part)]
+        raise UserError(_explain(unknown[0], parsed.run, others))
     return parsed
 
 
@@ -143,8 +166,8 @@ def _options(config: Any, deep: bool = False) -> list[str]:
     return names
 
 
-def _explain(unknown: str, config: EvalConfig) -> str:
-    """One sentence about an argument nobody reads."""
+def _explain(unknown: str, config: EvalConfig, others: list[str]) -> str:
+    """One sentence about an argument nobody reads; `others` are flags of no evaluation."""
     flag = unknown.split("=", 1)[0].replace("_", "-")
     owners = [name for name, cls in methods().items() if flag in _options(cls)]
     if owners:
@@ -152,13 +175,13 @@ def _explain(unknown: str, config: EvalConfig) -> str:
             f"{flag} is an option of {', '.join(owners)}; the method is {config.what.pruner.name}, "
             "which does not read it."
         )
-    known = ["--config", "--plugin", "--retry-errors", "--method", *_options(EvalConfig)]
+    known = ["--config", "--plugin", *others, "--method", *_options(EvalConfig)]
     known += _options(config.what.pruner, deep=True)
     return f"unknown option {unknown}{nearest(flag, known)}."
 
 
 def run(argv: list[str]) -> None:
-    asked = parse_all(argv)
+    asked = _parse_eval(argv)
     config = asked.run
     from vlaprune_bench.report.summary import show_summary
     from vlaprune_bench.rollout.runner import run_cells

@@ -34,6 +34,7 @@ USUAL = {
     "scenes": "reference",
     "execute_steps": "8",
     "policy_options": NO_OPTIONS,
+    "repeat": "0",
 }
 """Parts of a setting that no title needs to say, see `usual`."""
 BEGIN = ["scene_hash", "frames_hash", "instruction"]

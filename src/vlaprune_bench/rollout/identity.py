@@ -67,6 +67,7 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
         **asdict(spec),
         "scenes": what.scenes,
         "execute_steps": _named_steps(what, facts),
+        "repeat": what.repeat,
         "method": what.pruner.name,
         "method_options": method_options(what.pruner),
         **asdict(facts),

@@ -52,7 +52,8 @@ class LiberoTask:
         name: LIBERO's name of the task.
         instruction: Language instruction.
         budget: Control steps an episode may take, settle steps not counted.
-        n_trials: Fixed init states there are.
+        n_trials: Fixed init states there are. Where scenes are fresh, trials go on beyond them:
+            each begins as LIBERO's own reset, seeded by that trial alone, places it.
         gl_backend: "egl", "osmesa" or "glfw".
         sim: How it is stepped: "fast" or "reference". A fast task whose self-check failed becomes
             a reference one.
@@ -220,7 +221,8 @@ class LiberoTask:
 
     def _begin(self, trial: int, look: bool) -> Shown:
         """Put the simulation into a trial's scene and init state, not settled."""
-        if not 0 <= trial < self.n_trials:
+        placed = trial >= self.n_trials and self._scenes == "fresh"
+        if not (0 <= trial < self.n_trials or placed):
             raise UserError(
                 f"trial={trial} does not exist in {self.suite} task {self.task}: "
                 f"choose 0 to {self.n_trials - 1}."
@@ -228,11 +230,11 @@ class LiberoTask:
         check_process()
         self._ready = False
         self.frames_hash = None
-        init_state = self._init_states[trial]
         try:
             if self._environment is None or not self._environment.open:
                 self._open()
             assert self._environment is not None
+            init_state = self._placed(trial) if placed else self._init_states[trial]
             shown = self._simulation.reset(trial, self._table[trial], init_state, look)
         except BaseException:
             self.close()  # half a scene is no scene
@@ -241,6 +243,13 @@ class LiberoTask:
         self.init_state_hash = short_hash(init_state)
         self.scene_hash = scene_hash(sim.model._model, sim.data._data)
         return shown
+
+    def _placed(self, trial: int) -> np.ndarray:
+        """The state LIBERO's own reset places a trial's objects in: that of a trial that has no
+        fixed init state."""
+        assert self._environment is not None
+        self._environment.soft_reset(self._table[trial])
+        return self._environment.env.get_sim_state()
 
     def _open(self) -> None:
         """Make the environment, and see whether the fast path may be taken."""
