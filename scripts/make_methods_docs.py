@@ -2,7 +2,8 @@
 
     python scripts/make_methods_docs.py
 
-A method's line is the first of its docstring, its source the first arXiv number in it.
+A method's line is the first of its docstring, its source the first arXiv number in it, or, where
+there is no paper, the first repository.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ BEGIN, END = "<!-- made by scripts/make_methods_docs.py -->\n", "<!-- end -->\n"
 
 
 def source(cls: type[Pruner]) -> str:
-    found = re.search(r"arXiv \d{4}\.\d{5}", cls.__doc__ or "")
+    text = cls.__doc__ or ""
+    found = re.search(r"arXiv \d{4}\.\d{5}", text) or re.search(r"github\.com/[\w/-]+", text)
     return found[0] if found else "baseline"
 
 

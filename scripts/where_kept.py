@@ -18,15 +18,16 @@ from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+from experts.world import World
 from PIL import Image
 
 from vlaprune_bench.config import What
-from vlaprune_bench.experts.world import World
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning import method_class
 from vlaprune_bench.rollout.episode import Progress, run_episode
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import CAMERAS, OPENVLA_PROTOCOL, EpisodeSpec, Observation
 from vlaprune_bench.video import compose, dim_pruned
 
@@ -125,7 +126,7 @@ def run_calls(policy: Any, suite: str, index: int, trials: int) -> Iterator[Call
     """Every call of some episodes of a task, on the benchmark's init states."""
     protocol = OPENVLA_PROTOCOL
     budget = protocol.budgets[suite]
-    with LiberoTask(suite, index, resolve_assets("lite", "lite"), protocol) as task:
+    with LiberoTask(TaskKey(suite, index, resolve_assets("lite", "lite"), protocol)) as task:
         for trial in range(trials):
             watch = Watch(task, policy.info.grids)
             run_episode(

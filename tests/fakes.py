@@ -187,12 +187,12 @@ class FakeLibero(FakeTask):
     scene, frames = "5ce9e", "f4a3e5"
     solved_at = 10**9
 
-    def __init__(self, suite, task, assets, protocol, *, sim, scenes):
+    def __init__(self, key):
         super().__init__(self.solved_at)
-        self.task, self.name = task, f"task_{task}"
+        self.task, self.name = key.task, f"task_{key.task}"
         self.init_state_hash = self.scene_hash = self.scene
         self.frames_hash = self.frames
-        self.opened.append(task)
+        self.opened.append(key.task)
 
     def fingerprint(self, trial):
         return self.scene

@@ -86,7 +86,8 @@ class Scene:
 
     def __init__(self, environment: SeededEnvironment, suite: str, task: int) -> None:
         from vlaprune_bench.sim.scenes import SceneTable
-        from vlaprune_bench.sim.tasks import get_task, load_init_states
+        from vlaprune_bench.sim.suites import load_init_states
+        from vlaprune_bench.sim.tasks import get_task
 
         seed = OPENVLA_PROTOCOL.env_seed
         self.table = SceneTable(suite, task, seed, environment.draw, "reference")

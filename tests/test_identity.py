@@ -36,6 +36,8 @@ OTHER = {
     "method_options": {"pruner": Static(keep=0.25)},
     "attention": {"attention": "eager"},
     "repeat": {"repeat": 1},
+    "variants": {"variants": ("camera:3",)},
+    "suite_reading": {"suite_reading": "code"},
 }
 """Options that change a part of the identity; the last episode is the one that differs."""
 
@@ -56,6 +58,8 @@ def changed(name):
         return CONFIG.but(**OTHER[name]), LOADED
     if name == "assets_hash":
         return CONFIG, replace(LOADED, assets=replace(LOADED.assets, hash="other"))
+    if name == "unpinned":
+        return CONFIG, replace(LOADED, unpinned={"mujoco": "3.3.4"})
     field = {"policy_options": "options"}.get(name, name)
     return CONFIG, replace(LOADED, info=replace(LOADED.info, **{field: "other"}))
 

@@ -68,6 +68,27 @@ def test_one_episode(tmp_path):
     assert "1 of 1 episodes are in" in again.stdout
 
 
+@pytest.mark.smoke
+@pytest.mark.sim
+@pytest.mark.parametrize("kind", ["pi0", "pi05", "smolvla"])
+def test_one_episode_of_a_flow_policy(kind, tmp_path):
+    args = ("--checkpoint", f"tiny-{kind}-untrained", "--method", "static", "--keep", 0.5)
+    args += ("--task-ids", 0, "--trials", 1, "--max-steps", 12, "--output", tmp_path)
+    done = evaluate(*args, "--count-flops-every", 2, "--policy-options", "empty_cameras=keep")
+    assert done.returncode == 0, done.stderr
+    row = pd.read_parquet(tmp_path).iloc[0]
+    assert (row.status, row.steps, row.calls, row.policy) == ("ok", 12, 2, kind)
+    # its own protocol, scene and number of executed steps
+    assert (row.protocol, row.env_seed, row.execute_steps) == ("lerobot", 1000, 10)
+    assert json.loads(row.policy_options)["empty_cameras"] == "keep"
+    calls = load_calls(tmp_path).sort_values("call")
+    assert calls.step.tolist() == [0, 10]
+    assert (calls.visual_tokens_kept == calls.visual_tokens // 2).all()
+    assert (calls.latency_denoise_ms > 0).all()
+    (first, _) = calls.counted_flops / calls.total_flops
+    assert abs(first - 1) < 0.01
+
+
 @pytest.mark.slow
 @pytest.mark.sim
 def test_ctrl_c_ends_cleanly_with_what_was_finished(tmp_path):

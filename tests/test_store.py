@@ -26,7 +26,7 @@ from vlaprune_bench.store import (
     read_episodes,
     schema,
 )
-from vlaprune_bench.types import DEFAULTS, CallRow, EpisodeRow, Role, UserError, column
+from vlaprune_bench.types import CallRow, EpisodeRow, Role, UserError, column
 
 CALLS = 3
 
@@ -101,10 +101,8 @@ def test_rows_from_before_a_column_have_its_default(tmp_path, monkeypatch):
     """In our reading; and, once a run begins, to readers that take one file's columns for all."""
     add(Store(tmp_path), "a", "c")
     old = (tmp_path / "episode-a.parquet").read_bytes()
-    monkeypatch.setitem(DEFAULTS, EpisodeRow, {"joined_later": "usual"})
     for module in ("parts", "read", "write"):
         monkeypatch.setattr(f"vlaprune_bench.store.{module}.EpisodeRow", LaterRow)
-    monkeypatch.setitem(DEFAULTS, LaterRow, {"joined_later": "usual"})
     store = Store(tmp_path)
     row = asdict(episode_row(episode_id="d")) | {"joined_later": "asked"}
     store.append(LaterRow(**row), [])
@@ -132,15 +130,16 @@ def test_parts_of_a_version_yet_to_come_stay_as_they_are(tmp_path):
     assert pd.isna(load_results(tmp_path).self_check[0])
 
 
-def test_calls_from_before_a_column_are_merged_with_null_there(tmp_path):
+def test_calls_from_before_a_column_are_merged_and_copied(tmp_path):
     store = Store(tmp_path, merge_at=2)
     add(store, "a", "b")
     path = tmp_path / "_calls" / "calls-a.parquet"
-    pq.write_table(pq.read_table(path).drop_columns(["batch_size"]), path)
+    pq.write_table(pq.read_table(path).drop_columns(["batch_size", "latency_denoise_ms"]), path)
     assert store.compact() == 2
     assert_holds(tmp_path, "ab")
     calls = load_calls(tmp_path)
-    assert calls[calls.episode_id == "a"].batch_size.isna().all()
+    assert calls[calls.episode_id == "a"].batch_size.isna().all()  # nobody knows
+    assert (calls.latency_denoise_ms == 0).all()
     assert (calls[calls.episode_id == "b"].batch_size == 1).all()
     copy = tmp_path / "copied" / "calls.parquet"
     assert copy_calls(tmp_path, copy) == []
@@ -337,8 +336,20 @@ def noise_in_the_data(path):
     path.write_bytes(bytes(content))
 
 
+def dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def folder_instead(path):
+    path.unlink()
+    path.mkdir()
+
+
 @pytest.mark.parametrize("part", ["episode-b.parquet", "_calls/calls-b.parquet"])
-@pytest.mark.parametrize("harm", [cut, empty, noise, noise_in_the_data, Path.unlink])
+@pytest.mark.parametrize(
+    "harm", [cut, empty, noise, noise_in_the_data, dangling, folder_instead, Path.unlink]
+)
 def test_a_damaged_part_is_named_and_set_aside_and_the_rest_is_read(tmp_path, part, harm):
     if (part, harm) == ("episode-b.parquet", Path.unlink):
         pytest.skip("an episode that is not there is not run yet")
@@ -369,6 +380,24 @@ def test_a_damaged_merged_part_is_set_aside_with_its_twin(tmp_path, where):
         assert "its episodes run again" in sentences[0]
     assert_holds(tmp_path, "c")
     assert len(list((tmp_path / "_damaged").rglob("merged-*"))) == 2
+
+
+def test_a_disk_that_fails_damages_no_part(tmp_path, monkeypatch):
+    add(Store(tmp_path), "a")
+
+    def failing(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(UserError, match=r"episode-a\.parquet cannot be read \(Input/output"):
+            load_results(tmp_path)
+        with (
+            pytest.raises(UserError, match=r"episode-a\.parquet cannot be read"),
+            Store(tmp_path).writing(),
+        ):
+            pass
+    assert_holds(tmp_path, "a")
 
 
 # two writers

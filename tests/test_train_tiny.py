@@ -8,15 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from experts.world import SampledTask, World
 from PIL import Image
 
-from vlaprune_bench.experts.world import SampledTask, World
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.normalize import Bounds, robot_state, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.sim.assets import resolve_assets
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import OPENVLA_PROTOCOL, Observation, UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -169,7 +170,7 @@ def test_views_are_the_simulators(script, suite):
     from scipy.spatial.transform import Rotation
     from tiny.views import AGENT, WRIST, rotation, shares
 
-    with SampledTask(suite, 0, resolve_assets("lite", "lite")) as task:
+    with SampledTask(TaskKey(suite, 0, resolve_assets("lite", "lite"))) as task:
         seen = task.reset(0)
         world = World(task)
         hand = Rotation.from_quat(seen.eef_quat)

@@ -14,8 +14,10 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from vlaprune_bench.policies.checkpoint import on_meta
-from vlaprune_bench.policies.flow.expert import ExpertShape
-from vlaprune_bench.policies.flow.model import PI_NAMES, SMOL_NAMES, FlowModel, Names, Sizes
+from vlaprune_bench.policies.flow.checkpoint import Names
+from vlaprune_bench.policies.flow.expert_layers import ExpertShape
+from vlaprune_bench.policies.flow.model import FlowModel
+from vlaprune_bench.policies.flow.sizes import PI_NAMES, SMOL_NAMES, Sizes
 from vlaprune_bench.policies.flow.vision import SiglipShape
 
 SEED = 20261126

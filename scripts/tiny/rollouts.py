@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experts.world import SampledTask
+
 from vlaprune_bench.config import What
-from vlaprune_bench.experts.world import SampledTask
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.rollout.episode import Progress, run_episode
 from vlaprune_bench.sim.assets import resolve_assets
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import OPENVLA_PROTOCOL, EpisodeSpec
 
 FIRST_PLACEMENT = 1_000_000
@@ -37,7 +39,7 @@ def roll_out(
     for suite, index in tasks:
         policy = load_policy(str(checkpoint), NoPruning(), suite=suite, device="cpu")
         budget = protocol.budgets[suite]
-        with SampledTask(suite, index, assets, protocol) as task:
+        with SampledTask(TaskKey(suite, index, assets, protocol)) as task:
             for trial in range(FIRST_PLACEMENT, FIRST_PLACEMENT + episodes):
                 progress = Progress()
                 spec = EpisodeSpec(suite, index, trial, What.seed, protocol.name, budget)

@@ -22,10 +22,12 @@ from vlaprune_bench.policies import POLICIES
 from vlaprune_bench.policies.declared import declared_protocol
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.sim.suites import Reading
+from vlaprune_bench.sim.tasks import base_suite, known_suites, list_tasks, select_tasks
+from vlaprune_bench.sim.variants import parse, word
 from vlaprune_bench.types import (
     N_TASKS,
     PROTOCOLS,
-    SUITES,
     EvalProtocol,
     SceneProtocol,
     SimPath,
@@ -67,13 +69,15 @@ class What:
     """What is run: suite, method, episodes, protocol, checkpoint, assets."""
 
     suite: str = "libero_spatial"
-    """libero_spatial, libero_object, libero_goal, libero_10 or libero_90."""
+    """libero_spatial, libero_object, libero_goal, libero_10, libero_90, or a perturbed one of
+    LIBERO-PRO or LIBERO-Plus, as libero_plus_spatial; see docs/variants.md."""
     pruner: Pruner = field(default=NoPruning(), metadata=CELL)
     """The pruning method with its options."""
     task_ids: tuple[int, ...] = field(default=(), metadata=CELL)
     """Tasks of the suite to run, from 0; empty: all."""
     trials: int = field(default=50, metadata=CELL)
-    """Trials per task: the first so many of LIBERO's 50 fixed init states."""
+    """Trials per task: the first so many of LIBERO's 50 fixed init states; of fresh scenes any
+    number."""
     seed: int = field(default=7, metadata=CELL)
     """Policy seed."""
     protocol: str = "auto"
@@ -86,6 +90,14 @@ class What:
     where that leaves it open the checkpoint's (`n_action_steps`)."""
     scenes: SceneProtocol = "reference"
     """Which scene a trial is: reference (what the reference loop shows) or fresh (seeded alone)."""
+    variants: tuple[str, ...] = field(default=(), metadata=LATER)
+    """What is edited of the scenes, as camera:3,kind=orbit; several combine. docs/variants.md."""
+    dimension: str | None = field(default=None, metadata=LATER | CELL)
+    """Only tasks of a perturbed suite that are perturbed in this."""
+    base_tasks: tuple[int, ...] = field(default=(), metadata=LATER | CELL)
+    """Only tasks of a perturbed suite that come from these of the base suite; empty: from any."""
+    suite_reading: Reading = field(default="paper", metadata=LATER)
+    """A perturbed suite's tasks as its paper means them, or as its code runs them (code)."""
     checkpoint: str = "tiny"
     """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained; see docs/tiny.md),
     `tiny-untrained` or `tiny-openvla` (untrained)."""
@@ -104,20 +116,23 @@ class What:
     """Simulator assets: real, lite, a folder, or auto (what the checkpoint was made for)."""
 
     def __post_init__(self) -> None:
-        _check_choice("suite", self.suite, SUITES)
+        _check_choice("suite", self.suite, known_suites())
+        _check_choice("suite_reading", self.suite_reading, get_args(Reading))
         _check_choice("protocol", self.protocol, ("auto", *PROTOCOLS))
         _check_choice("scenes", self.scenes, get_args(SceneProtocol))
         _check_choice("policy", self.policy, ("auto", *POLICIES))
-        for task in self.task_ids:
-            if not 0 <= task < N_TASKS[self.suite]:
-                raise UserError(
-                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to "
-                    f"{N_TASKS[self.suite] - 1}."
-                )
+        if self.suite in N_TASKS:
+            self._check_tasks(N_TASKS[self.suite])
+        words = tuple(word(parse(text, "--variants")) for text in self.variants)
+        object.__setattr__(self, "variants", words)  # equal variants are equal options
         if len(set(self.task_ids)) < len(self.task_ids):
             raise UserError(f"--task-ids is {self.task_ids}; each task may be named once.")
-        if not 1 <= self.trials <= 50:
-            raise UserError(f"--trials is {self.trials}; LIBERO has 50 init states: give 1 to 50.")
+        _check_least("trials", self.trials, 1)
+        if self.trials > 50 and self.scenes == "reference":
+            raise UserError(
+                f"--trials is {self.trials}; LIBERO has 50 init states: give 1 to 50, or "
+                "--scenes fresh, which has no last one."
+            )
         for name in ("max_steps", "execute_steps"):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
@@ -125,15 +140,48 @@ class What:
         if self.cameras not in (None, 1, 2):
             raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
 
+    def _check_tasks(self, n_tasks: int) -> None:
+        """What is said of the tasks of one of LIBERO's own suites."""
+        for task in self.task_ids:
+            if not 0 <= task < n_tasks:
+                raise UserError(
+                    f"--task-ids has {task}; the tasks of {self.suite} are 0 to {n_tasks - 1}."
+                )
+        for name in ("dimension", "base_tasks"):
+            if value := getattr(self, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value}; {self.suite} is not perturbed: "
+                    "--variants perturbs it."
+                )
+
     @property
     def tasks(self) -> tuple[int, ...]:
-        """The tasks to run, in order."""
-        return self.task_ids or tuple(range(N_TASKS[self.suite]))
+        """The tasks to run, in order.
+
+        Raises:
+            UserError: of a perturbed suite: what is asked for is not there, or its data is not.
+        """
+        if self.suite in N_TASKS:
+            return self.task_ids or tuple(range(N_TASKS[self.suite]))
+        return select_tasks(self.suite, self.dimension, self.base_tasks, self.task_ids)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of each task: a perturbed suite may have fewer than are asked for."""
+        if self.suite in N_TASKS or not self.tasks:
+            return self.trials
+        most = list_tasks(self.suite, self.suite_reading)[self.tasks[0]].max_trials
+        return min(self.trials, most or self.trials)
+
+    @property
+    def base_suite(self) -> str:
+        """The LIBERO suite this one comes from: its checkpoint, statistics and budget are used."""
+        return base_suite(self.suite)
 
     @property
     def budget(self) -> int:
         """Control steps an episode may take."""
-        return self.max_steps or self.evaluation.budgets[self.suite]
+        return self.max_steps or self.evaluation.budgets[self.base_suite]
 
     @property
     def evaluation(self) -> EvalProtocol:
@@ -158,6 +206,8 @@ class Compute:
     leave (OMP_NUM_THREADS, where it is set)."""
     count_flops_every: int = 0
     """Check every n-th call's FLOPs with torch.utils.flop_counter; 0: never."""
+    allow_unpinned: bool = field(default=False, metadata=PACE)
+    """Run on a simulator of other versions than the pinned ones: other episodes, with a warning."""
     sim: SimPath = field(default="fast", metadata=PACE)
     """Simulator path: fast, or reference (robosuite's own stepping). Equal bit for bit."""
     workers: int | Literal["auto"] = field(default=1, metadata=PACE)

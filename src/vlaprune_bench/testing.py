@@ -45,8 +45,9 @@ def check_method(
     """Run a method through the checks every method of this package passes.
 
     Its options survive a file. In an episode of four calls, on every policy: at least one call
-    drops tokens; those really leave the tensors, and torch's FLOP counter agrees within 1 % with
-    the cost that is reported; a call that drops nothing is the unpruned model's, to the last bit;
+    drops tokens (or fuses); those really leave the tensors, and torch's FLOP counter agrees within
+    1 % with the cost that is reported; a call that does neither is the unpruned model's, to the
+    last bit; one that only fuses costs what the unpruned one does;
     the same episode again gives the same tokens and actions, so nothing of an episode stays on the
     method.
 
@@ -88,7 +89,8 @@ def _check_call(where: str, pruner: Pruner, chunk: ActionChunk, unpruned: Action
     finite = chunk.actions.shape == unpruned.actions.shape and np.isfinite(chunk.actions).all()
     _check(bool(finite), f"{where}: actions are misshapen or not finite")
     _check(m.visual_tokens == full.visual_tokens, f"{where}: other visual tokens than unpruned")
-    _check(m.pruned == (dropped > 0), f"{where}: pruned does not say whether tokens left")
+    touched = dropped > 0 or m.fused_patches > 0
+    _check(m.pruned == touched, f"{where}: pruned does not say whether tokens left")
     _check(sum(m.kept_per_camera) == m.visual_tokens_kept, f"{where}: cameras do not add up")
     left = full.tokens_per_layer[-1] - m.tokens_per_layer[-1]
     _check(left == dropped, f"{where}: {dropped} tokens dropped, {left} left the last layer")
@@ -100,7 +102,11 @@ def _check_call(where: str, pruner: Pruner, chunk: ActionChunk, unpruned: Action
         same_cost = m.llm_prefill_macs == full.llm_prefill_macs
         _check(same_cost, f"{where}: unpruned, but the prefill costs {m.llm_prefill_macs}")
         return
-    _check(m.llm_prefill_macs < full.llm_prefill_macs, f"{where}: pruned at no gain")
+    if dropped:
+        _check(m.llm_prefill_macs < full.llm_prefill_macs, f"{where}: pruned at no gain")
+    else:
+        paid = m.total_flops - m.scoring_flops == full.total_flops
+        _check(paid, f"{where}: every token ran, but the networks' cost is not the unpruned one's")
     ascending = m.kept_visual == sorted(set(m.kept_visual or ()))
     _check(ascending, f"{where}: kept indices are not ascending")
     if pruner.keep_ratio is not None:

@@ -344,7 +344,7 @@ def column(
 class CallMeasures:
     """What one policy call did and cost, as the policy itself measured it."""
 
-    pruned: bool = column("whether visual tokens were dropped (or reused) in this call")
+    pruned: bool = column("whether visual tokens were dropped (or reused, or fused) in this call")
     visual_tokens: int = column("visual tokens before pruning", "tokens")
     visual_tokens_kept: int = column("visual tokens that reach the last decoder layer", "tokens")
     kept_per_camera: list[int] = column("visual tokens kept of each camera", "tokens")
@@ -363,6 +363,12 @@ class CallMeasures:
     )
     kept_visual: list[int] | None = column(
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
+    )
+    fused_patches: int = column(
+        "outputs of vision towers taken from an earlier call, each tower's patches counted; the "
+        "towers ran in full, and the tokens stay",
+        "patches",
+        default=0,
     )
     llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
     total_flops: int = column(
@@ -440,6 +446,28 @@ class EpisodeRow:
     protocol: str = column("evaluation protocol", role=Role.SETTING)
     scenes: str = column(
         "which scene a trial is: reference or fresh", role=Role.SETTING, scene=True
+    )
+    variants: str = column(
+        "what is edited of scene, frames and words, and by how much, JSON; empty: nothing",
+        role=Role.SETTING,
+        scene=True,
+        default="",
+    )
+    perturbation: str = column("the same in words; empty: nothing", role=Role.NAME, default="")
+    suite_reading: str = column(
+        "a perturbed suite as its paper means it, or as its code runs it",
+        role=Role.SETTING,
+        scene=True,
+        default="paper",
+    )
+    dimension: str = column(
+        "what a perturbed suite changed in this task; empty: nothing", role=Role.NAME, default=""
+    )
+    unpinned: str = column(
+        "versions of the simulator that are not the pinned ones, JSON; empty: none",
+        role=Role.SETTING,
+        scene=True,
+        default="",
     )
     max_steps: int = column("budget, settle steps not counted", "steps", Role.SETTING)
     execute_steps: int = column("actions executed open loop per call", "steps", Role.SETTING)

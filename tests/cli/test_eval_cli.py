@@ -49,7 +49,7 @@ def test_a_method_inside_a_method_is_chosen_by_a_flag():
     assert nested.what.pruner == Gated(Schedule(SparseVlm(layer=2)))
 
 
-@pytest.mark.parametrize("name", [n for n in methods() if n not in ("none", "adp", "gated")])
+@pytest.mark.parametrize("name", [n for n in methods() if n not in ("none", "adp", "gated", "ttf")])
 def test_every_method_goes_behind_the_gate_without_a_clash_of_options(name):
     config = parse(["--method", "gated", "--inner", name, "--rule", "avg"])
     assert config.what.pruner == Gated(methods()[name](), MotionGate(rule="avg"))

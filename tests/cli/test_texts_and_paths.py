@@ -15,7 +15,7 @@ from vlaprune_bench.config import EvalConfig, dump, load
 from vlaprune_bench.files import user_path
 from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.pruning import load_plugin
-from vlaprune_bench.sim.package import cache_root, prepare_config
+from vlaprune_bench.sim.package import cache_root, place_numba_cache, prepare_config
 from vlaprune_bench.store import load_results
 from vlaprune_bench.sweep.file import load_sweep
 from vlaprune_bench.types import UserError
@@ -200,3 +200,22 @@ def test_a_cache_without_a_home_is_one_sentence(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="set VLAPRUNE_CACHE"):
         cache_root()
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_compiled_code_goes_to_our_cache_where_sources_are_read_only(
+    monkeypatch, tmp_path, writable
+):
+    monkeypatch.setenv("VLAPRUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "x")  # put back afterwards
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(os, "access", lambda path, mode: writable)
+    place_numba_cache()
+    expected = None if writable else str(tmp_path / "cache" / "numba")
+    assert os.environ.get("NUMBA_CACHE_DIR") == expected
+    assert (tmp_path / "cache" / "numba").is_dir() != writable
+    if not writable:
+        monkeypatch.delenv("NUMBA_CACHE_DIR")
+        monkeypatch.setenv("VLAPRUNE_CACHE", "/proc/nowhere")
+        with pytest.raises(UserError, match="set VLAPRUNE_CACHE"):
+            place_numba_cache()

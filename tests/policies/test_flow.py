@@ -4,6 +4,7 @@ not fit, each told in one sentence."""
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.policies.test_batch import act, call_of, check_same, start
+from vlaprune_bench import config
 from vlaprune_bench.measure.inputs import INSTRUCTION, observation
 from vlaprune_bench.policies import POLICIES, load_policy, named_object
 from vlaprune_bench.policies.checkpoint import TINY_FLOW, Checkpoint
@@ -264,8 +266,12 @@ def test_an_expert_at_every_second_layer(copy):
 
 
 def test_the_table_knows_each_policy():
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    says = Path(config.__file__).read_text()
     for name, path in POLICIES.items():
         assert named_object(path).name == name
+        assert f"| `{name}` |" in page
+    assert f'"""{", ".join(POLICIES)}, or auto: what the checkpoint' in says  # --help
     for source, protocol in (("tiny-pi0-untrained", "lerobot"), ("tiny", "openvla")):
         assert declared_protocol(source).name == protocol
     assert declared_protocol("nobody/has-this").name == "openvla"
@@ -283,6 +289,11 @@ def test_the_table_knows_each_policy():
 def test_options_that_do_not_fit(options, sentence):
     with pytest.raises(UserError, match=sentence):
         load(TINY_FLOW["pi05"], options=options)
+
+
+def test_cameras_are_the_checkpoints():
+    with pytest.raises(UserError, match="--cameras is 1; a pi0 checkpoint says so itself"):
+        load(TINY_FLOW["pi0"], cameras=1)
 
 
 def test_openvla_has_no_options():
@@ -398,7 +409,7 @@ def test_a_tokenizer_comes_from_the_hub_repository_the_processor_names(copy, mon
     import huggingface_hub
 
     folder, asked = copy(), []
-    kept = shutil.move(folder / "tokenizer.json", folder / "elsewhere.json")
+    kept = shutil.move(folder / "tokenizer.json", folder.parent / "elsewhere.json")
 
     def fetch(repository, name, **_options):
         asked.append((repository, name))

@@ -16,7 +16,8 @@ from tests.conftest import SHARED
 from vlaprune_bench.measure.latency import StageTimer
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.flow.denoise import Denoise
-from vlaprune_bench.policies.flow.expert import Look, time_embedding
+from vlaprune_bench.policies.flow.expert import time_embedding
+from vlaprune_bench.policies.flow.expert_layers import Look
 from vlaprune_bench.policies.flow.inputs import (
     Normaliser,
     openpi_prompt,

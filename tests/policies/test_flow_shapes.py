@@ -10,8 +10,9 @@ from vlaprune_bench import policies
 from vlaprune_bench.measure.inputs import INSTRUCTION
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.checkpoint import on_meta
-from vlaprune_bench.policies.flow.model import FlowModel, pi_sizes, smolvla_sizes
+from vlaprune_bench.policies.flow.model import FlowModel
 from vlaprune_bench.policies.flow.shapes import PI0, PI05, SMOLVLA, RandomFlow
+from vlaprune_bench.policies.flow.sizes import pi_sizes, smolvla_sizes
 from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.profile.run import profile
 from vlaprune_bench.pruning.none import NoPruning
@@ -88,11 +89,11 @@ def test_a_profile_of_a_shape(monkeypatch, tmp_path):
 
 
 def test_a_shape_that_does_not_fit_is_refused(monkeypatch):
-    from vlaprune_bench.policies import random_checkpoint
+    from vlaprune_bench.policies import device
 
-    monkeypatch.setattr(random_checkpoint, "_free_bytes", lambda device: 10**9)
+    monkeypatch.setattr(device, "available_mib", lambda: 1000)
     with pytest.raises(
-        UserError, match=r"--shape is pi0; its weights take 13\.0 GB and cpu has 1.0"
+        UserError, match=r"--shape is pi0; its weights take 13\.0 GB in float32 and cpu has 1"
     ):
         load_policy(PI0, NoPruning(), suite="random", device="cpu", dtype="float32")
 

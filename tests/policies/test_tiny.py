@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from vlaprune_bench.config import What
 from vlaprune_bench.policies import load_policy
-from vlaprune_bench.policies.checkpoint import TINY, TINY_OPENVLA, TRAINED, Checkpoint
+from vlaprune_bench.policies.checkpoint import TINY, TINY_FLOW, TINY_OPENVLA, TRAINED, Checkpoint
+from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.types import SUITES, UserError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_tiny.py"
@@ -22,6 +23,9 @@ def script(monkeypatch):
         pytest.skip("libero is not installed; its instructions give the vocabulary")
     spec = importlib.util.spec_from_file_location("make_tiny", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    for name in ("tiny", "tiny.flow"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "make_tiny", module)
     spec.loader.exec_module(module)
     return module
@@ -63,7 +67,7 @@ def test_is_small_and_says_it_is_untrained(keep, short, name):
         assert info.n_layers == 4
 
 
-@pytest.mark.parametrize("name", [TINY, TINY_OPENVLA])
+@pytest.mark.parametrize("name", [TINY, TINY_OPENVLA, *TINY_FLOW.values()])
 def test_script_makes_it_again(script, tmp_path, name):
     script.main(tmp_path)
     there, made = Checkpoint.find(name).folder, tmp_path / name
@@ -81,6 +85,17 @@ def test_script_makes_it_again(script, tmp_path, name):
         ours, theirs = read(path), read(again)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", TINY_FLOW.values())
+def test_the_flow_ones_are_small_and_know_every_instruction(script, name):
+    found = Checkpoint.find(name)
+    assert size(found.folder) < 400_000
+    policy = load_policy(name, NoPruning(), suite="libero_10", device="cpu")
+    unknown = policy.files.tokenizer.token_to_id("<unk>")
+    prompts = [policy.start(text, 0).prompt_T.tolist() for text in script.instructions()]
+    assert len({tuple(ids) for ids in prompts}) == len(set(script.instructions()))
+    assert not any(unknown in ids for ids in prompts)
 
 
 def test_every_instruction_is_in_the_vocabulary(script):

@@ -33,6 +33,8 @@ class FakeDecoder:
     left: dict[int, torch.Tensor] = field(default_factory=dict)
     """Visual tokens there from a layer on; before the first of them, all."""
     n_layers: int = 32
+    hidden: torch.Tensor | None = None
+    """(length, width) states before the layer about to run."""
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
     macs: int = 0
 
@@ -45,6 +47,9 @@ class FakeDecoder:
         rows, visual = torch.arange(self.layout.length), self.layout.visual
         patches = visual.start + left[-1] if left else rows[visual]
         return torch.cat([rows[: visual.start], patches, rows[visual.stop :]])
+
+    def states(self, rows):
+        return self.hidden[rows]
 
     def probe(self, depth):
         random = torch.Generator().manual_seed(depth)

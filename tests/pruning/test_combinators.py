@@ -90,7 +90,7 @@ def test_the_gate_decides_once_a_call_for_a_method_asked_at_many_layers(make_con
             assert (pruner.select(context, memory) is not None) == (call != 2)
 
 
-@pytest.mark.parametrize("name", [n for n in methods() if n not in ("none", "adp", "gated")])
+@pytest.mark.parametrize("name", [n for n in methods() if n not in ("none", "adp", "gated", "ttf")])
 def test_every_method_fits_into_the_gate(name):
     inner = methods()[name]()
     assert Gated(inner, GATE).layers == inner.layers
@@ -110,6 +110,9 @@ class Unlike(ScoredPruner):
     layers, tapped_layers = (2, 3), (1,)
     renumber_positions = keeps_cache = True
 
+    def caveat(self, checkpoint):
+        return f"not on {checkpoint}"
+
     def canonical(self):
         return replace(self, keep=0.75)
 
@@ -127,14 +130,28 @@ class Unlike(ScoredPruner):
         memory.append("finish")
 
 
-MEMBERS = {name for name in vars(Pruner) if not name.startswith("_")} - {"name"}
+@dataclass(frozen=True)
+class Fusing(Unlike):
+    fuses = True
+
+    def fuse(self, vision, memory):
+        memory.append(vision)
+        return [], 7
+
+
+MEMBERS = sorted({name for name in vars(Pruner) if not name.startswith("_")} - {"name"})
 
 
 @pytest.mark.parametrize("member", MEMBERS)
 @pytest.mark.parametrize("around", [Wrapped, Gated, Schedule])
 def test_every_member_of_the_method_inside_is_forwarded(make_context, around, member):
     """`Schedule` once forgot `keeps_cache`; a member that `Pruner` gets is asked for here."""
-    inner = Unlike()
+    fusing = member in ("fuses", "fuse")
+    if fusing and around is Gated:
+        with pytest.raises(UserError, match="--inner is unlike; it drops no tokens that a gate"):
+            Gated(Fusing())
+        return
+    inner = Fusing() if fusing else Unlike()
     pruner = around(inner)
     own = {Gated: {"start", "select", "finish"}, Schedule: {"keep_ratio", "layers", "select"}}
     if member in own.get(around, set()):
@@ -147,6 +164,12 @@ def test_every_member_of_the_method_inside_is_forwarded(make_context, around, me
         asked, alone = getattr(pruner, member), getattr(inner, member)
         assert (asked(context, one) is None) == (alone(context, two) is None)
         assert one == two == [member]
+    elif member == "caveat":
+        assert pruner.caveat("x") == inner.caveat("x") == "not on x"
+    elif member == "fuse":
+        memory = []
+        assert pruner.fuse("vision", memory) == ([], 7)
+        assert memory == ["vision"]
     elif member == "start":
         assert pruner.start() == inner.start() == []
     else:

@@ -16,17 +16,22 @@ from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.prismatic import policy as prismatic
 from vlaprune_bench.pruning import Pruner, methods
 from vlaprune_bench.pruning.adp import Adp
+from vlaprune_bench.pruning.blind import Blind
 from vlaprune_bench.pruning.divprune import DivPrune
 from vlaprune_bench.pruning.downsample import Downsample
 from vlaprune_bench.pruning.fastv import FastV
 from vlaprune_bench.pruning.gate import MotionGate
 from vlaprune_bench.pruning.gated import Gated
+from vlaprune_bench.pruning.lightvla import LightVla
 from vlaprune_bench.pruning.none import NoPruning
+from vlaprune_bench.pruning.pact import Pact
 from vlaprune_bench.pruning.random_tokens import RandomTokens
 from vlaprune_bench.pruning.schedule import Schedule
 from vlaprune_bench.pruning.sparsevlm import SparseVlm
 from vlaprune_bench.pruning.specprune import SpecPrune
 from vlaprune_bench.pruning.static import Static
+from vlaprune_bench.pruning.team import Team
+from vlaprune_bench.pruning.ttf import Ttf
 from vlaprune_bench.pruning.uniform import Uniform
 from vlaprune_bench.pruning.vla_cache import VlaCache
 from vlaprune_bench.pruning.vla_pruner import VlaPruner
@@ -54,6 +59,36 @@ BUDGET = {"keep": 0.6, "camera_split": (0.3, 0.7)}
 STATIC = {**BUDGET, "qk_layer": 2, "reading": Given("code", {"keep": 0.3})}
 OTHERS: dict[type, dict[str, Any]] = {
     NoPruning: {},
+    Blind: {},
+    LightVla: {},
+    Pact: {
+        "layer": 2,
+        "action_layer": 0,
+        "rates": (0.3,),
+        "window": 1,
+        "decay": 0.1,
+        "coverage": 0.6,
+        "conflict_weight": Given(5.0, {"most_coverage": 1.0}),
+        "least_coverage": 0.65,
+        "most_coverage": Given(0.2, {"least_coverage": 0.1}),
+    },
+    Team: {
+        "seeds": 2,
+        "density": 3.0,
+        "chance": 0.9,
+        "context_share": 0.3,
+        "sharpness": 0.0,
+        "merge_layer": 1,
+        "sources": 30,
+        "reading": "code",
+    },
+    Ttf: {
+        "keyframe": 7,
+        "change": 0.5,
+        "relevant": 10,
+        "relevance_layer": 0,
+        "reading": "code",
+    },
     RandomTokens: BUDGET,
     Uniform: BUDGET,
     DivPrune: BUDGET,
@@ -220,7 +255,9 @@ def play():
             policy.act(memory, observation, window).measures
             for observation, window in zip(scene, poses, strict=True)
         ]
-        return [(m.kept_visual, m.tokens_per_layer, m.total_flops) for m in measures]
+        return [
+            (m.kept_visual, m.fused_patches, m.tokens_per_layer, m.total_flops) for m in measures
+        ]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prismatic, "prepare_frames", prepare)

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.rows import MEASURES, episode_row
+from tests.rows import episode_row, measures
 from vlaprune_bench.config import digest
 from vlaprune_bench.store import schema
 from vlaprune_bench.types import CallRow, EpisodeRow
@@ -104,7 +104,9 @@ def calls_of(episodes: pd.DataFrame, rng: np.random.Generator) -> pa.Table:
     total = np.repeat(episodes.latency_p50_ms.to_numpy(float), counts)
     total = total * rng.lognormal(0, 0.1, len(index))
     lists = {value: list(range(0, int(value))) for value in np.unique(kept)}
-    columns: dict[str, Any] = {name: [value] * len(index) for name, value in MEASURES.items()}
+    columns: dict[str, Any] = {
+        name: [value] * len(index) for name, value in asdict(measures()).items()
+    }
     columns |= {
         "episode_id": episodes.episode_id.to_numpy()[index],
         "call": call,

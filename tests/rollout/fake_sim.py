@@ -68,8 +68,9 @@ class FakeTask:
 
     sim, self_check = "fast", "passed"
 
-    def __init__(self, suite, task, assets, protocol, *, sim, scenes):
-        self.task, self.name, self.instruction = task, f"task_{task}", f"do task {task}"
+    def __init__(self, key):
+        self.task, self.name = key.task, f"task_{key.task}"
+        self.instruction = f"do task {key.task}"
         self.init_state_hash = self.scene_hash = self.frames_hash = None
         self._faults = json.loads(os.environ.get(FAULTS, "{}"))
 

@@ -39,7 +39,9 @@ def test_every_method_runs_an_episode(name, tmp_path):
     assert (row["method"], row["checkpoint"]) == (name, "tiny-untrained")
     assert (row["steps"], row["calls"], len(calls)) == (24, 3, 3)
     assert (row["pruned_call_fraction"] > 0) == (name != "none")
-    assert (calls.visual_tokens_kept < 512).any() == (name != "none")
+    assert (calls.visual_tokens_kept < 512).any() == (name not in ("none", "ttf"))
+    assert (calls.fused_patches > 0).any() == (name == "ttf")
+    assert any("not trained with it" in text for text in row["warnings"]) == (name == "lightvla")
 
 
 @pytest.mark.slow

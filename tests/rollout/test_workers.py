@@ -269,6 +269,23 @@ def test_calls_are_served_together_up_to_the_batch(run, cells, tmp_path):
     same_rows(tmp_path / "one", tmp_path / "runs")
 
 
+@pytest.mark.slow
+def test_the_command_line_batches_calls_of_a_real_policy(tmp_path, monkeypatch, fake_pool):
+    """Simulators that take no time wait for the policy together, so that a batch forms."""
+    monkeypatch.delenv(fake_sim.FAULTS, raising=False)
+    line = "--checkpoint tiny-untrained --assets lite --method fastv --layer 2 --keep 0.5"
+    line += " --task-ids 0 1 --trials 2 --max-steps 24 --workers 2"
+    for name, batch in (("alone", 1), ("together", 2)):
+        config = parse(f"{line} --batch {batch} --output {tmp_path / name}".split())
+        assert run_cells([config], [], launcher=Local(fake_pool)).code == 0
+    one, two = results(tmp_path / "alone"), results(tmp_path / "together")
+    assert set(one.batch_size) == {1}
+    assert two.batch_size.max() == 2
+    assert one.episode_id.tolist() == two.episode_id.tolist()
+    assert one.total_flops_mean.tolist() == two.total_flops_mean.tolist()
+    assert one.calls.tolist() == two.calls.tolist()
+
+
 def _wait_for_others(*_):
     """A call takes a while, so that others come to wait."""
     time.sleep(0.02)

@@ -11,6 +11,7 @@ import pytest
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import OPENVLA_PROTOCOL, PROTOCOLS, SUITES
 
 pytestmark = pytest.mark.sim
@@ -27,9 +28,9 @@ def test_frames_are_rotated_by_180_degrees(lite_assets):
     """Both cameras; turned, not flipped: MuJoCo's rows come from the bottom up."""
     upright = dataclasses.replace(SMALL, settle_steps=0)
     raw = dataclasses.replace(upright, rotate_180=False)
-    with LiberoTask("libero_spatial", 0, lite_assets, upright) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets, upright)) as task:
         one = task.reset(0).images
-    with LiberoTask("libero_spatial", 0, lite_assets, raw) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets, raw)) as task:
         other = task.reset(0).images
         frames = task._simulation._cameras.frames()
     assert one.shape == (2, 64, 64, 3)
@@ -42,11 +43,11 @@ def test_frames_are_rotated_by_180_degrees(lite_assets):
 def test_settle_steps_hold_still_with_an_open_gripper_and_do_not_count(lite_assets):
     """Ten steps of the settle action after a reset, no more and no fewer."""
     unsettled = dataclasses.replace(SMALL, settle_steps=0)
-    with LiberoTask("libero_spatial", 0, lite_assets, SMALL) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets, SMALL)) as task:
         wanted = task.reset(3)
         assert task.steps == 0
         assert task._environment.env.sim.data.time == pytest.approx(10 / 20)  # 20 Hz
-    with LiberoTask("libero_spatial", 0, lite_assets, unsettled) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets, unsettled)) as task:
         first = task.reset(3)
         for k in range(10):
             assert task.steps == k
@@ -61,7 +62,7 @@ def test_settle_steps_hold_still_with_an_open_gripper_and_do_not_count(lite_asse
 @pytest.mark.parametrize("suite", SUITES)
 def test_budgets_are_the_profiles_unless_another_is_asked_for(lite_assets, suite, protocol):
     budget = PROTOCOLS[protocol].budgets[suite]
-    assert LiberoTask(suite, 0, lite_assets, PROTOCOLS[protocol]).budget == budget
+    assert LiberoTask(TaskKey(suite, 0, lite_assets, PROTOCOLS[protocol])).budget == budget
     assert EvalConfig.of(suite=suite, protocol=protocol).what.budget == budget
     assert EvalConfig.of(suite=suite, protocol=protocol, max_steps=7).what.budget == 7
 
@@ -71,7 +72,7 @@ def test_the_quaternion_keeps_its_sign(lite_assets):
     and the axis-angle of a negative w is longer than half a turn."""
     from vlaprune_bench.policies.normalize import axis_angle
 
-    with LiberoTask("libero_spatial", 0, lite_assets, SMALL) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets, SMALL)) as task:
         for roll, sign in ((1.0, -1), (-1.0, 1)):
             task.reset(0)
             for _ in range(12):

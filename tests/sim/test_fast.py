@@ -17,7 +17,8 @@ import pytest
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import TaskKey, get_task
 from vlaprune_bench.types import OPENVLA_PROTOCOL
 
 pytestmark = pytest.mark.sim
@@ -92,7 +93,7 @@ def assert_equal(suite: str, index: int, assets: AssetSet, trial: int, steps: in
     played = actions(steps, seed=100 * index + trial)
     with reference(suite, index, assets, trial) as environment:
         wanted = by_reference(environment, played, look)
-    with LiberoTask(suite, index, assets) as task:
+    with LiberoTask(TaskKey(suite, index, assets)) as task:
         task.reset(trial)
         got = by_us(task, played, look)
         assert (task.sim, task.self_check) == ("fast", "passed")
@@ -125,7 +126,7 @@ def test_equal_on_a_published_task(real_assets):
 def test_libero_90(kind, request):
     """A microwave, with both asset sets: the fast path holds, and the protocol's budget."""
     assets = request.getfixturevalue(f"{kind}_assets")
-    with LiberoTask("libero_90", 37, assets) as task:
+    with LiberoTask(TaskKey("libero_90", 37, assets)) as task:
         assert task.budget == 400
         assert task.reset(49).images.std() > 10
         assert (task.sim, task.self_check) == ("fast", "passed")
@@ -158,7 +159,7 @@ def test_success_at_the_same_step(real_assets):
             if k == 3:
                 opened_drawer(environment)
             outcomes.append(bool(environment.env.step(stay.tolist())[2]))
-    with LiberoTask("libero_goal", 0, real_assets) as task:
+    with LiberoTask(TaskKey("libero_goal", 0, real_assets)) as task:
         task.reset(0)
         for k in range(6):
             if k == 3:
@@ -170,7 +171,7 @@ def test_success_at_the_same_step(real_assets):
 def test_contacts_are_looked_up_as_libero_does(lite_assets):
     from vlaprune_bench.sim.fast import ContactCheck
 
-    with LiberoTask("libero_spatial", 3, lite_assets) as task:  # the bowl stands on a box
+    with LiberoTask(TaskKey("libero_spatial", 3, lite_assets)) as task:  # the bowl stands on a box
         task.reset(0)
         inner = task._environment.env.env
         assert isinstance(inner.check_contact, ContactCheck)
@@ -199,7 +200,7 @@ def test_another_arithmetic_is_noticed_and_the_reference_taken(lite_assets, monk
         return arm
 
     monkeypatch.setattr(controller, "make_arm", other_arm)
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         task.reset(0)
         assert task.sim == "reference"
         assert task.self_check.startswith("simulator state differs by ")
@@ -224,14 +225,27 @@ def test_another_pixel_is_noticed_and_the_reference_taken(lite_assets, monkeypat
         return [agentview, wrist]
 
     monkeypatch.setattr(Cameras, "frames", other_frames)
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         task.fingerprint(0)
         assert task.sim == "reference"
         assert task.self_check == "frames differ in 1 pixels after control step 4"
 
 
-def test_restoring_does_not_depend_on_what_was_done_before(lite_assets):
+def test_a_renderer_that_mixes_samples_otherwise_draws_everything(lite_assets, monkeypatch):
+    from vlaprune_bench.sim.package import import_libero
+
+    import_libero()
+    from vlaprune_bench.sim.backdrop import Backdrop
+
+    monkeypatch.setattr(Backdrop, "put_behind", lambda self: None)
     with LiberoTask("libero_spatial", 1, lite_assets) as task:
+        task.fingerprint(0)
+        assert (task.sim, task.self_check) == ("fast", "passed")
+        assert not task._simulation._cameras._still
+
+
+def test_restoring_does_not_depend_on_what_was_done_before(lite_assets):
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         first = task.reset(1)
         again = [by_us(task, actions(5, 0), 5)]
         task.reset(0)
@@ -275,7 +289,7 @@ def test_the_sampling_substep_holds_for_longer_than_any_episode():
 
 def test_what_a_camera_cannot_see_is_not_drawn(lite_assets):
     """Frames are equal with everything drawn; and much is not drawn."""
-    with LiberoTask("libero_spatial", 4, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets)) as task:
         task.reset(0)
         cameras = task._simulation._cameras
         for action in actions(3, seed=4):
@@ -288,6 +302,58 @@ def test_what_a_camera_cannot_see_is_not_drawn(lite_assets):
             np.testing.assert_array_equal(some, everything)
             assert left_out[0] > 5
             assert left_out[1] > 20
+
+
+def carried(task: LiberoTask, steps: int) -> Iterator[None]:
+    """Steps in which the hand moves and, on the way, an object is carried by hand."""
+    inner = task.inner
+    thing = next(iter(inner.objects_dict.values())).joints[-1]
+    for k in range(steps):
+        task.step(np.array([0.4, 0.3 * (-1) ** k, -0.5, 0, 0.2, 0, 1.0]), look=False)
+        if k in (3, 4, 5):
+            pose = inner.sim.data.get_joint_qpos(thing).copy()
+            pose[:3] += (0.03, -0.02, 0.05)
+            inner.sim.data.set_joint_qpos(thing, pose)
+        yield
+
+
+def assert_still_frames_are_whole_frames(suite: str, index: int, assets: AssetSet) -> None:
+    with LiberoTask(TaskKey(suite, index, assets)) as task:
+        for trial in (0, 1):
+            task.reset(trial)
+            cameras = task._simulation._cameras
+            (still,) = cameras._still.values()
+            for _ in carried(task, 9):
+                some = cameras.frames()
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(cameras, "_still", {})
+                    everything = cameras.frames()
+                np.testing.assert_array_equal(some, everything)
+            assert len(still._kept) > 0
+            assert (~still._moving & cameras._culling.shown).sum() > 5
+            # the object that was carried is drawn anew from then on
+            model, inner = cameras._model, task.inner
+            body = inner.obj_body_id[next(iter(inner.objects_dict))]
+            assert still._moving[model.body_rootid[model.geom_bodyid] == body].all()
+
+
+@pytest.mark.parametrize(
+    ("suite", "index"),
+    [("libero_spatial", 4), ("libero_object", 0), ("libero_goal", 6), ("libero_10", 3)],
+)
+def test_what_rests_is_drawn_once(lite_assets, suite, index):
+    """Frames are equal with everything drawn anew, while things begin to move."""
+    assert_still_frames_are_whole_frames(suite, index, lite_assets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("suite", "index"),
+    [("libero_goal", 7), ("libero_90", 37)],
+)
+def test_what_rests_is_drawn_once_of_published_meshes(real_assets, suite, index):
+    """A stove that mirrors the arm, a pane in a wine rack, a microwave."""
+    assert_still_frames_are_whole_frames(suite, index, real_assets)
 
 
 class Eye:
@@ -306,7 +372,7 @@ class Eye:
         )
         data = mujoco.MjData(model)
         mujoco.mj_forward(model, data)
-        from vlaprune_bench.sim.cameras import Culling
+        from vlaprune_bench.sim.culling import Culling
 
         self.unseen = list(Culling(model, data, np.ones(6, dtype=bool)).unseen(0))
 
@@ -328,3 +394,30 @@ def test_culling_drops_what_a_table_hides():
     assert Eye(things, 0, top.format(1.5, 0.9) + floor).unseen == []  # glass
     assert Eye(things, 0, top.format(1.4, 1) + floor).unseen == []  # the view is 1.4 m wide there
     assert Eye(things, 0, floor).unseen == []
+
+
+def pane_and_thing(thing: str) -> bool:
+    """Whether a thing may be seen through a thin pane 2 m before a camera that looks along -z."""
+    import mujoco
+
+    from vlaprune_bench.sim.culling import Culling
+
+    model = mujoco.MjModel.from_xml_string(
+        f"""<mujoco><worldbody><camera name="eye" fovy="90"/>
+        <geom type="box" size=".5 .5 .01" pos="0 0 -2" euler="40 0 0" rgba="1 1 1 .1"/>
+        <geom type="box" size=".1 .1 .1" pos="{thing}"/></worldbody></mujoco>"""
+    )
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    culling = Culling(model, data, np.ones(6, dtype=bool))
+    pane = np.array([True, False])
+    return culling.behind(0, pane, ~pane)
+
+
+def test_what_is_seen_through_a_pane_is_known():
+    assert pane_and_thing("0 0 -3")
+    assert not pane_and_thing("0 0 -1")  # before it
+    assert not pane_and_thing("2 0 -3")  # beside it
+    # as deep as the tilted pane's nearer edge, before its middle
+    assert not pane_and_thing("0 0.1 -1.6")
+    assert pane_and_thing("0 0.3 -2.1")

@@ -21,7 +21,8 @@ from vlaprune_bench.sim import environment, scenes
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.package import import_libero
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import TaskKey, get_task
 from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 pytestmark = pytest.mark.sim
@@ -38,7 +39,7 @@ def lite_assets() -> AssetSet:
 
 @pytest.fixture
 def task(lite_assets):
-    with LiberoTask("libero_spatial", 0, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets)) as task:
         yield task
 
 
@@ -154,7 +155,7 @@ def assert_same(ours: list[Shown], reference: list[Shown]) -> None:
 def test_equal_to_the_reference_bit_for_bit(reference, real_assets, sim, render):
     """Trial 1 comes first here, and the generator of everybody else is somewhere else."""
     np.random.seed(12345)  # noqa: NPY002
-    with LiberoTask("libero_spatial", 4, real_assets, sim=sim, render=render) as task:
+    with LiberoTask(TaskKey("libero_spatial", 4, real_assets, sim=sim), render=render) as task:
         assert_same(run(task, 1, STEPS), reference[1])
         if render == "lazy":
             assert_same(run(task, 0, 0), reference[0])
@@ -173,7 +174,7 @@ def test_scenes_do_not_depend_on_the_order_of_trials(real_assets):
         wanted.append(integration_state(env))
     env.close()
     task = LiberoTask(
-        "libero_10", 3, real_assets, dataclasses.replace(OPENVLA_PROTOCOL, settle_steps=0)
+        TaskKey("libero_10", 3, real_assets, dataclasses.replace(OPENVLA_PROTOCOL, settle_steps=0))
     )
     hashes = {}
     with task:
@@ -221,7 +222,7 @@ def test_a_failed_placement_is_drawn_again_as_the_reference_does(lite_assets, mo
         env.close()
     calls = fail_placements(monkeypatch, {1: RandomizationError, 2: RandomizationError})
     protocol = dataclasses.replace(OPENVLA_PROTOCOL, settle_steps=0)
-    with LiberoTask("libero_spatial", 0, lite_assets, protocol) as task:
+    with LiberoTask(TaskKey("libero_spatial", 0, lite_assets, protocol)) as task:
         task.reset(0)
         np.testing.assert_array_equal(integration_state(task._environment.env), wanted)
     assert calls == [*range(6)]  # made, drawn three times for the table, self-check, placed
@@ -262,18 +263,20 @@ def test_what_a_task_says_about_itself(task):
 def test_bad_arguments(task, lite_assets):
     with pytest.raises(UserError, match=r"trial=50 does not exist in libero_spatial task 0: .*49"):
         task.reset(50)
-    for option in ("render", "sim", "scenes"):
+    for option in ("sim", "scenes", "reading"):
         with pytest.raises(UserError, match=f"{option}='never' is unknown: choose "):
-            LiberoTask("libero_spatial", 0, lite_assets, **{option: "never"})
+            LiberoTask(TaskKey("libero_spatial", 0, lite_assets, **{option: "never"}))
+    with pytest.raises(UserError, match="render='never' is unknown: choose "):
+        LiberoTask(TaskKey("libero_spatial", 0, lite_assets), render="never")
     with pytest.raises(UserError, match=r"render='always' .* needs sim='reference'"):
-        LiberoTask("libero_spatial", 0, lite_assets, render="always")
+        LiberoTask(TaskKey("libero_spatial", 0, lite_assets), render="always")
     with pytest.raises(RuntimeError, match="reset it before stepping"):
         task.step(STAY, look=False)
 
 
 @pytest.mark.parametrize("sim", ["fast", "reference"])
 def test_nobody_looking_means_no_rendering(lite_assets, monkeypatch, sim):
-    task = LiberoTask("libero_spatial", 0, lite_assets, sim=sim)
+    task = LiberoTask(TaskKey("libero_spatial", 0, lite_assets, sim=sim))
     task.reset(0)
     context = type(task._environment.env.sim._render_context_offscreen)
     rendered = []
@@ -320,7 +323,7 @@ def test_a_bad_action_is_refused(task):
 
 def test_opening_a_task_closes_the_other(task, lite_assets):
     first = task.reset(0).images
-    with LiberoTask("libero_spatial", 1, lite_assets) as other:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as other:
         other.reset(0)
         with pytest.raises(RuntimeError, match="closed"):
             task.step(STAY, look=False)
@@ -332,7 +335,7 @@ def test_opening_a_task_closes_the_other(task, lite_assets):
 def test_assets_that_lack_something_the_task_needs(lite_assets, tmp_path):
     broken = dataclasses.replace(lite_assets, path=tmp_path)
     with (
-        LiberoTask("libero_spatial", 0, broken) as task,
+        LiberoTask(TaskKey("libero_spatial", 0, broken)) as task,
         pytest.raises(UserError, match=r"The lite assets in .* lack .*which libero_spatial task 0"),
     ):
         task.reset(0)
@@ -353,7 +356,7 @@ def test_memory_does_not_grow(lite_assets):
 
     used = []
     for k in range(5):
-        with LiberoTask("libero_spatial", k % 2, lite_assets) as task:
+        with LiberoTask(TaskKey("libero_spatial", k % 2, lite_assets)) as task:
             task.reset(0)
             task.step(STAY, look=True)
         used.append(resident_mib())
@@ -370,7 +373,7 @@ def test_a_process_that_forgets_to_close_ends_quietly(lite_assets, gpus):
     code = (
         "from vlaprune_bench.sim.libero import LiberoTask\n"
         "from vlaprune_bench.sim.assets import resolve_assets\n"
-        "task = LiberoTask('libero_spatial', 0, resolve_assets('lite', 'lite'))\n"
+        "task = LiberoTask(TaskKey('libero_spatial', 0, resolve_assets('lite', 'lite')))\n"
         "task.reset(0)\n"
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": gpus}

@@ -17,7 +17,7 @@ from vlaprune_bench.lite.arena import ARENAS
 from vlaprune_bench.lite.build import COVERED_SUITES, MARKER, build_lite, generator_hash
 from vlaprune_bench.lite.objects import OBJECTS
 from vlaprune_bench.lite.textures import SURFACES
-from vlaprune_bench.sim.assets import AssetSet, hash_assets
+from vlaprune_bench.sim.assets import AssetSet, hash_lite
 from vlaprune_bench.types import UserError
 
 
@@ -152,8 +152,8 @@ def test_hash_follows_pixels_not_their_compression(lite: Path, tmp_path: Path) -
     image.save(changed)
 
     assert changed.read_bytes() != (lite / "textures" / "white_wall.png").read_bytes()
-    assert hash_assets(copies[0]) == hash_assets(lite)
-    assert hash_assets(copies[1]) != hash_assets(lite)
+    assert hash_lite(copies[0]) == hash_lite(lite)
+    assert hash_lite(copies[1]) != hash_lite(lite)
 
 
 @pytest.mark.sim
@@ -174,10 +174,11 @@ def test_missing_entry_is_refused_by_name(
     The folder as a whole is refused before that (see `test_robustness`), so here it is passed by.
     """
     from vlaprune_bench.sim.libero import LiberoTask
+    from vlaprune_bench.sim.tasks import TaskKey
 
     folder = tmp_path / "lite"
     shutil.copytree(lite, folder)
     (folder / file).unlink()
-    env = LiberoTask(suite, task, AssetSet("lite", folder, ""))
+    env = LiberoTask(TaskKey(suite, task, AssetSet("lite", folder, "")))
     with env, pytest.raises(UserError, match=rf"lite assets .* lack .*{file}.*{suite} task {task}"):
         env.reset(0)

@@ -21,8 +21,9 @@ from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.scenes import SceneTable, fresh_seed, seeded_state
 from vlaprune_bench.sim.stepping import scene_hash, short_hash
-from vlaprune_bench.sim.tasks import get_task, load_init_states
-from vlaprune_bench.types import OPENVLA_PROTOCOL, EvalProtocol
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import TaskKey, get_task
+from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, EvalProtocol
 
 FEW = [("libero_spatial", 4), ("libero_goal", 6)]
 """A drawer opened at the start, whose resets draw ever more numbers; a stove and a rack."""
@@ -61,7 +62,7 @@ def real_scenes(
 
 def assert_scenes(suite: str, index: int, assets: AssetSet, n: int) -> None:
     wanted = real_scenes(suite, index, assets, n)
-    with LiberoTask(suite, index, assets) as task:
+    with LiberoTask(TaskKey(suite, index, assets)) as task:
         for k in reversed(range(n)):
             fingerprint = task.fingerprint(k)
             body_pos = task._environment.env.sim.model._model.body_pos
@@ -74,6 +75,25 @@ def assert_scenes(suite: str, index: int, assets: AssetSet, n: int) -> None:
 @pytest.mark.parametrize(("suite", "index"), FEW)
 def test_scenes_are_those_of_real_resets(real_assets, suite, index):
     assert_scenes(suite, index, real_assets, 3)
+
+
+@pytest.mark.sim
+@pytest.mark.slow
+def test_scenes_of_lerobot_are_those_of_resets_seeded_one_by_one(lite_assets):
+    """A drawer opened at the start: its resets draw ever more numbers, whatever the seed."""
+    info = get_task("libero_spatial", 4)
+    init_states = load_init_states(info.init_states_file)
+    environment, wanted = SeededEnvironment(info, lite_assets, LEROBOT_PROTOCOL, lazy=True), []
+    for k in range(3):
+        environment._random = seeded_state(1000 + k)
+        environment.hard_reset()
+        environment.env.set_init_state(init_states[k])
+        sim = environment.env.sim
+        wanted.append(scene_hash(sim.model._model, sim.data._data))
+    environment.close()
+    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets, "lerobot")) as task:
+        assert [task.fingerprint(k) for k in (2, 0, 1)] == [wanted[k] for k in (2, 0, 1)]
+    assert len(set(wanted)) == 3
 
 
 @pytest.mark.sim
@@ -98,7 +118,7 @@ def test_scenes_and_trajectories_are_the_same_in_any_order_path_and_process(lite
         "from tests.sim.test_scenes import played\n"
         "from vlaprune_bench.sim.libero import LiberoTask\n"
         "from vlaprune_bench.sim.assets import resolve_assets\n"
-        "task = LiberoTask('libero_spatial', 4, resolve_assets('lite', 'lite'))\n"
+        "task = LiberoTask(TaskKey('libero_spatial', 4, resolve_assets('lite', 'lite')))\n"
         "print(json.dumps({k: played(task, k) for k in (2, 0)}))\n"
     )
     root = Path(__file__).parents[2]
@@ -111,7 +131,7 @@ def test_scenes_and_trajectories_are_the_same_in_any_order_path_and_process(lite
         check=True,
     )
     elsewhere = {int(k): tuple(value) for k, value in json.loads(done.stdout).items()}
-    with LiberoTask("libero_spatial", 4, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets)) as task:
         task.reset(1)
         assert task.frames_hash is not None
         task.fingerprint(0)
@@ -120,7 +140,7 @@ def test_scenes_and_trajectories_are_the_same_in_any_order_path_and_process(lite
         restored = {k: played(task, k) for k in (2, 1)}
         task.close()
         again = {k: played(task, k) for k in (1, 0)}
-    with LiberoTask("libero_spatial", 4, lite_assets, sim="reference") as task:
+    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets, sim="reference")) as task:
         by_robosuite = {k: played(task, k) for k in (1,)}
     for other in (elsewhere, restored, again, by_robosuite):
         assert other == {k: here[k] for k in other}
@@ -155,7 +175,9 @@ def test_a_fresh_scene_is_the_first_reset_of_an_environment_of_its_own(lite_asse
     wanted = scene_hash(sim.model._model, sim.data._data)
     environment.close()
     for path, trials in (("fast", (3, 1)), ("reference", (1,))):
-        with LiberoTask("libero_spatial", 4, lite_assets, sim=path, scenes="fresh") as task:
+        with LiberoTask(
+            TaskKey("libero_spatial", 4, lite_assets, sim=path, scenes="fresh")
+        ) as task:
             assert [task.fingerprint(k) for k in trials][-1] == wanted
 
 

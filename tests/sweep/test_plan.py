@@ -140,8 +140,8 @@ def test_the_plan_of_the_main_table_needs_nothing_heavy():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr
-    assert "152 cells, 76000 episodes on 2000 scenes" in done.stdout
-    assert "148 run and 4 baselines" in done.stdout
+    assert "172 cells, 86000 episodes on 2000 scenes" in done.stdout
+    assert "168 run and 4 baselines" in done.stdout
     assert "no rate yet" in done.stdout
 
 

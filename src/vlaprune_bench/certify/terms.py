@@ -88,7 +88,7 @@ class Terms:
             raise UserError(
                 f"--trials is {what.trials}; fresh scenes are drawn without end: give --max-scenes."
             )
-        size = None if fresh else len(what.tasks) * what.trials
+        size = None if fresh else len(what.tasks) * what.n_trials
         if size is not None and self.reference_fraction not in (None, 1.0):
             raise UserError(
                 f"--reference-fraction is {self.reference_fraction:g}; with fixed scenes it must "
@@ -97,7 +97,7 @@ class Terms:
         if size is not None and (self.max_scenes or 0) > size:
             raise UserError(
                 f"--max-scenes is {self.max_scenes}; there are {size} fixed scenes "
-                f"({len(what.tasks)} tasks x {what.trials})."
+                f"({len(what.tasks)} tasks x {what.n_trials})."
             )
         usual = FRESH_FRACTION if fresh and self.estimand == "conditional" else 1.0
         return Design(
@@ -107,7 +107,7 @@ class Terms:
             self.reference_fraction or usual,
             what.suite,
             what.tasks,
-            what.trials,
+            what.n_trials,
             size,
             self.max_scenes or size or FRESH_SCENES,
             self.draw,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,13 +18,10 @@ if TYPE_CHECKING:
     from vlaprune_bench.sim.assets import AssetSet
 
 Level = Literal["ok", "warning", "problem"]
-PACKAGE = "vlaprune-bench"
 DISK_GIB = 20.0
 """A 7B checkpoint in bfloat16 is 15 GiB."""
 MEMORY_GIB = 4.0
 """One worker with a simulator and the embedded checkpoint takes about 2 GiB."""
-REAL_HASH = "3608df4b0dad35d3"
-"""Hash of the published asset set."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,7 @@ def check_all(quick: bool) -> set[Level]:
         "model": _model,
         "renderer": _renderer,
         "assets": _assets,
+        "suites": _suites,
         "simulator": _simulator,
         "hub": _hub,
         "disk": _disk,
@@ -95,6 +92,7 @@ def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
     from vlaprune_bench.sim.package import LIBERO
+    from vlaprune_bench.sim.pins import PACKAGE, pins
 
     wanted = [Requirement(text) for text in requires(PACKAGE) or []]
     wanted = [r for r in wanted if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -113,8 +111,8 @@ def _packages() -> Iterator[Finding]:
         no_deps = "--no-deps " if name == "hf-libero" else ""
         yield Finding("problem", text, f"pip install {no_deps}'{requirement}'")
     if not wrong:
-        pins = ", ".join(f"{n} {version(n)}" for n in ("mujoco", "robosuite", "hf-libero", "bddl"))
-        yield Finding("ok", f"all {len(wanted) + 1} fit; the protocol's pins: {pins}")
+        pinned = ", ".join(f"{name} {wanted}" for name, wanted in pins().items())
+        yield Finding("ok", f"all {len(wanted) + 1} fit; the protocol's pins: {pinned}")
 
 
 def _model() -> Iterator[Finding]:
@@ -144,28 +142,47 @@ def _renderer() -> Iterator[Finding]:
 
 
 def _assets() -> Iterator[Finding]:
-    from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE, HUB_REPO, resolve_assets
+    from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE, INSTALL, resolve_assets
+    from vlaprune_bench.sim.manifest import manifest
 
-    real, download = real_assets(), f"hf download --repo-type dataset {HUB_REPO}"
+    real = real_assets()
     if real is None:
-        mend = f"{download}, or {ENVIRONMENT_VARIABLE}=FOLDER"
+        mend = f"{INSTALL}, or {ENVIRONMENT_VARIABLE}=FOLDER"
         yield Finding("warning", "the real set is not here: needed by published checkpoints", mend)
+    elif real.warning:
+        yield Finding("warning", real.warning, INSTALL)
     else:
-        level: Level = "ok" if real.hash == REAL_HASH else "warning"
-        text = f"real set {real.hash} in {real.path} (published: {REAL_HASH})"
-        yield Finding(level, text, download)
+        text = f"real set {real.hash} in {real.path}: all {len(manifest())} files are LIBERO's"
+        yield Finding("ok", text)
     lite = resolve_assets("lite", "lite")
     yield Finding("ok", f"lite set {lite.hash} in {lite.path}")
 
 
+def _suites() -> Iterator[Finding]:
+    """Data of the perturbed suites: nobody needs it who does not run them."""
+    from vlaprune_bench.sim.pins import check_clash
+    from vlaprune_bench.sim.wheels import LIBERO_PLUS, LIBERO_PRO
+
+    check_clash()
+    for wheel, title in ((LIBERO_PRO, "LIBERO-PRO"), (LIBERO_PLUS, "LIBERO-Plus")):
+        if wheel.found() is None:
+            yield Finding("ok", f"{title} is not here; to have its suites: {wheel.install}")
+        else:
+            yield Finding("ok", f"{title}: {wheel.project} in {wheel.data()}")
+
+
 def real_assets() -> AssetSet | None:
-    """The real set that a run on this machine would use, where there is one."""
+    """The real set that a run on this machine would use, where there is one; no download.
+
+    Raises:
+        UserError: it is here, and damaged.
+    """
     from vlaprune_bench.sim.assets import ENVIRONMENT_VARIABLE, find_real, resolve_assets
 
-    choice: str | Path | None = os.environ.get(ENVIRONMENT_VARIABLE)
+    choice = os.environ.get(ENVIRONMENT_VARIABLE)
     if choice in (None, "", "auto", "real", "lite"):
-        choice = find_real()
-    found = resolve_assets(str(choice), "real") if choice else None
+        choice = "real" if find_real() else None
+    found = resolve_assets(choice, "real") if choice else None
     return found if found and found.kind == "real" else None
 
 
@@ -173,6 +190,7 @@ def _simulator() -> Iterator[Finding]:
     """Episodes begun for real: how fast frames come, and whether they are the known ones."""
     from vlaprune_bench.doctor.probes import PROBES, TOLERANCE, difference, probe
     from vlaprune_bench.sim.assets import resolve_assets
+    from vlaprune_bench.sim.pins import pins
 
     assets = real_assets() or resolve_assets("lite", "lite")
     for suite, task in PROBES.items():
@@ -184,12 +202,7 @@ def _simulator() -> Iterator[Finding]:
         by = difference(name, assets.kind, frame)
         level: Level = "ok" if by <= TOLERANCE else "problem"
         text = f"{name}: {by:.1f} of 255 from the known frame of the {assets.kind} assets; {speed}"
-        yield Finding(level, text, f"pip install '{pin('mujoco')}', or another MUJOCO_GL")
-
-
-def pin(package: str) -> str:
-    """What our package asks for of another one, such as mujoco==3.3.2."""
-    return next(text for text in requires(PACKAGE) or [] if re.match(rf"{package}\b", text))
+        yield Finding(level, text, f"pip install mujoco=={pins()['mujoco']}, or another MUJOCO_GL")
 
 
 def _hub() -> Iterator[Finding]:

@@ -28,8 +28,9 @@ def probe(suite: str, task: int, assets: AssetSet) -> tuple[np.ndarray, str]:
         Its first frame, main camera, (256, 256, 3) uint8; and how fast frames come, in words.
     """
     from vlaprune_bench.sim.libero import LiberoTask
+    from vlaprune_bench.sim.tasks import TaskKey
 
-    with LiberoTask(suite, task, assets) as environment:
+    with LiberoTask(TaskKey(suite, task, assets)) as environment:
         start = time.perf_counter()
         frames = environment.reset(0).images
         reset_s = time.perf_counter() - start

@@ -94,9 +94,7 @@ def load_policy(
         attention=attention,
         protocol=protocol,
         count_every=count_every,
-        cameras=cameras,
-        unnorm_key=unnorm_key,
-        **cls.read_options(options),
+        **cls.read_options(options, cameras, unnorm_key),
     )
 
 

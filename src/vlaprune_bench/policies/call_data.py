@@ -37,6 +37,8 @@ class Prefix:
     """(V, width) projected patch embeddings of the cameras that are there."""
     prompt_TD: Tensor
     """(T, width) input embeddings of the prompt."""
+    fused_patches: int = 0
+    """Outputs of vision towers that are an earlier call's."""
 
 
 @dataclass

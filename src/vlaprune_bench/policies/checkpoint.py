@@ -133,6 +133,7 @@ class Checkpoint:
             raise UserError(
                 f"--checkpoint is {self.source}; there is no config.json in {self.folder}."
             )
+        refuse_unreadable(self.folder / "config.json", self.source)  # it says the layout
         for name in names:
             if claims(name, self.read):
                 refuse_unreadable(self.folder / name, self.source)

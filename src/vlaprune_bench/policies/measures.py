@@ -30,7 +30,8 @@ def call_measures(
     kept = list(range(layout.n_visual))
     if decoder.kept_V is not None:
         kept = decoder.kept_V.tolist()
-    pruned = len(kept) < layout.n_visual
+    fused = forward.prefix.fused_patches
+    pruned = len(kept) < layout.n_visual or fused > 0
     macs = around_macs + decoder.prefill_macs + decoder.decode_macs + decoder.scoring_macs
     return CallMeasures(
         pruned=pruned,
@@ -41,6 +42,7 @@ def call_measures(
         expert_keys_per_layer=forward.prediction.expert_keys,
         empty_tokens_dropped=inputs.empty_tokens_dropped,
         kept_visual=kept if pruned else None,
+        fused_patches=fused,
         llm_prefill_macs=decoder.prefill_macs,
         total_flops=2 * macs,
         scoring_flops=2 * decoder.scoring_macs,

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlaprune_bench.measure.flops import count_flops
 from vlaprune_bench.measure.latency import StageTimer
@@ -24,12 +25,19 @@ from vlaprune_bench.policies.device import choose_device, choose_dtype
 from vlaprune_bench.policies.measures import call_measures
 from vlaprune_bench.policies.transformer.graphs import Graphs
 from vlaprune_bench.policies.transformer.prefill import Prefill
-from vlaprune_bench.policies.transformer.requests import Work, alone, compute, together
+from vlaprune_bench.policies.transformer.requests import (
+    Patches,
+    TwoStageEncoder,
+    Work,
+    alone,
+    compute,
+    together,
+)
 from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.policies.transformer.stack import Stack
-from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection
+from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection, Vision
 from vlaprune_bench.pruning.decoder import ModelShape
-from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, UserError
+from vlaprune_bench.types import ActionChunk, EvalProtocol, Observation, TokenLayout, UserError
 
 
 class VLA(ABC):
@@ -68,14 +76,24 @@ class VLA(ABC):
         """
 
     @classmethod
-    def read_options(cls, options: Sequence[str]) -> dict[str, Any]:
-        """Options of the policy's own, each "key=value", as its constructor takes them.
+    def read_options(
+        cls, options: Sequence[str], cameras: int | None, unnorm_key: str | None
+    ) -> dict[str, Any]:
+        """What a user may choose of the policy, as its constructor takes it: by default nothing.
+
+        Args:
+            options: each "key=value".
+            cameras: see `load_policy`.
+            unnorm_key: see `load_policy`.
 
         Raises:
             UserError: there is no such option, or a value is none of its.
         """
         if options:
             raise UserError(f"--policy-options has {options[0]}; {cls.name} has no options.")
+        for flag, value in (("cameras", cameras), ("unnorm-key", unnorm_key)):
+            if value is not None:
+                raise UserError(f"--{flag} is {value}; a {cls.name} checkpoint says so itself.")
         return {}
 
     @abstractmethod
@@ -100,6 +118,10 @@ class VLA(ABC):
         """Decoder layers that action tokens attend at; None: all."""
         return None
 
+    def _encoder(self) -> TwoStageEncoder | None:
+        """Vision towers and projector, for `_patches`; None: the policy goes another way."""
+        return None
+
     @abstractmethod
     def _inputs(self, memory: Memory, observation: Observation) -> Inputs:
         """What a call feeds to the networks."""
@@ -122,6 +144,30 @@ class VLA(ABC):
     def _around_macs(self, inputs: Inputs) -> int:
         """MAC of what makes the prefix."""
 
+    def _patches(
+        self, memory: Memory, inputs: Inputs, layout: TokenLayout
+    ) -> Work[tuple[Tensor, int]]:
+        """Projected patch embeddings, (1, V, width), masked cameras' included, and how many of the
+        towers' outputs are an earlier call's."""
+        encoder, pixels_1CHW = self._encoder(), inputs.pixels_1CHW
+        assert encoder is not None
+        if not memory.method.fuses:
+            patches_1VD = yield Patches(encoder, pixels_1CHW)
+            return patches_1VD, 0
+        cameras, widths = len(layout.grids), encoder.tower_widths
+        features_1PC = yield Patches(encoder, pixels_1CHW, "features")
+        pixels_NtCHW = pixels_1CHW[0].unflatten(0, (-1, len(widths), 3))
+        features_NPC = features_1PC[0].unflatten(0, (len(pixels_NtCHW), -1))
+        vision = Vision(
+            layout,
+            pixels_NtCHW[:cameras].unbind(1),
+            features_NPC[:cameras].split(widths, dim=-1),
+        )
+        fused, count = memory.method.fuse(vision, memory.pruner)
+        features_NPC = torch.cat([torch.cat(list(fused), dim=-1), features_NPC[cameras:]])
+        patches_1VD = yield Patches(encoder, features_NPC.flatten(0, 1)[None], "project")
+        return patches_1VD, count
+
     def _decoder(self, prefix: Prefix, **options: Any) -> CallDecoder:
         """The language model as this call runs through it."""
         return CallDecoder(self.stack, prefix.sequence_BLD, prefix.layout, **options)
@@ -141,7 +187,14 @@ class VLA(ABC):
 
     def resolve(self, pruner: Pruner) -> Pruner:
         """A method as this model runs it; see `SwappablePolicy`."""
-        return pruner.resolve(ModelShape(self.stack.n_layers, self._grids(), self._action_layers()))
+        return pruner.resolve(
+            ModelShape(
+                self.stack.n_layers,
+                self._grids(),
+                self._action_layers(),
+                shows_features=self._encoder() is not None,
+            )
+        )
 
     def _method(self, pruner: Pruner | None) -> Pruner:
         """The method of an episode that names this one, or none."""
@@ -265,7 +318,7 @@ class VLA(ABC):
         """See `forward`."""
         timer.enter("vision")
         pruner = memory.method
-        prefix = yield from self._prefix(memory, inputs)
+        prefix = yield from self._prefix(replace(memory, pruner=pruner_memory), inputs)
         decoder = self._decoder(prefix, tapped_layers=pruner.tapped_layers, previous=memory.cache)
 
         seed = memory.call_seed()

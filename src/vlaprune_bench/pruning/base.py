@@ -53,6 +53,17 @@ class Selection:
 
 
 @dataclass
+class Vision:
+    """A call's frames in the vision towers, before anything is projected."""
+
+    layout: TokenLayout
+    pixels: Sequence[Tensor]
+    """(cameras, 3, size, size) of each tower, normalised as the tower takes them."""
+    features: Sequence[Tensor]
+    """(cameras, patches, width): what each tower made of them."""
+
+
+@dataclass
 class PruneContext:
     """What a method sees at one decision."""
 
@@ -143,9 +154,28 @@ class Pruner(draccus.ChoiceRegistry):
         (`Selection.reuse`): the policy then keeps those of every layer until it has run."""
         return False
 
+    @property
+    def fuses(self) -> bool:
+        """Whether `fuse` is asked at every call; models that cannot are refused by `resolve`."""
+        return False
+
+    def caveat(self, checkpoint: str) -> str | None:
+        """What the reader of a row must know where the method runs on a checkpoint of that name."""
+        return None
+
     def start(self) -> Any:
         """Fresh memory for one episode: many episodes may share one pruner."""
         return None
+
+    def fuse(self, vision: Vision, memory: Any) -> tuple[Sequence[Tensor], int]:
+        """Outputs of the vision towers as they are to be projected, asked before any `select`.
+
+        Returns:
+            New `vision.features`, which are left as they are (they may be overwritten after the
+            call: what is remembered is a copy); and how many outputs, of each tower's patches, are
+            an earlier call's.
+        """
+        raise NotImplementedError
 
     def select(self, context: PruneContext, memory: Any) -> Selection | None:
         """Visual tokens to keep, asked before each of `layers`; None: what there is."""

@@ -25,6 +25,8 @@ class ModelShape:
     """(rows, columns) of visual tokens, one entry a camera."""
     action_layers: tuple[int, ...] | None = None
     """Decoder layers that action tokens attend at; None: all."""
+    shows_features: bool = False
+    """Whether outputs of the vision towers can be changed before they are projected."""
 
     @property
     def patches(self) -> int:
@@ -95,6 +97,17 @@ class Decoder(Protocol):
 
         Returns:
             (R,) int64 ascending positions in the full sequence.
+        """
+        ...
+
+    def states(self, rows: Tensor) -> Tensor:
+        """Hidden states before the layer about to run: to be asked in `select` alone.
+
+        Args:
+            rows: (R,) int64 positions in the full sequence of tokens that are still there.
+
+        Returns:
+            (R, width) in the model's precision; before layer 0 the input embeddings.
         """
         ...
 

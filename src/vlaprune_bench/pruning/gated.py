@@ -43,6 +43,10 @@ class Gated(Wrapper):
         super().__post_init__()
         if isinstance(self.inner, NoPruning):
             raise UserError("--inner is none; a gate needs a method that prunes.")
+        if self.inner.fuses:
+            raise UserError(
+                f"--inner is {self.inner.name}; it drops no tokens that a gate could hold back."
+            )
         if has_gate(self.inner):
             raise UserError(f"--inner is {self.inner.name}; it has a gate of its own.")
 

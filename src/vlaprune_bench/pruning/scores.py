@@ -58,6 +58,12 @@ def mean_entropy(attention_RV: Tensor) -> Tensor:
     return -(p_RV * (p_RV + 1e-10).log()).sum(1).mean()
 
 
+def rms_normed(x: Tensor) -> Tensor:
+    """Vectors (..., width) scaled to a root mean square of 1, without weights."""
+    normed = x.float() * (x.float().square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+    return normed.to(x.dtype)
+
+
 def most_diverse(context: PruneContext, index: Tensor, k: int) -> Tensor:
     """The `k` of some visual tokens that differ most: greedy max-min over 1 - cosine between their
     projected patch embeddings.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection, held_methods
+from vlaprune_bench.pruning.base import PruneContext, Pruner, Selection, Vision, held_methods
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,18 @@ class Wrapper(Pruner):
     def keeps_cache(self) -> bool:
         return self.held.keeps_cache
 
+    @property
+    def fuses(self) -> bool:
+        return self.held.fuses
+
+    def caveat(self, checkpoint: str) -> str | None:
+        return self.held.caveat(checkpoint)
+
     def start(self) -> Any:
         return self.held.start()
+
+    def fuse(self, vision: Vision, memory: Any) -> tuple[Sequence[Tensor], int]:
+        return self.held.fuse(vision, memory)
 
     def select(self, context: PruneContext, memory: Any) -> Selection | None:
         return self.held.select(context, memory)

@@ -71,9 +71,11 @@ def _paths(folder: Path, episode_ids: Collection[str] | None) -> list[Path]:
 
 
 def _part(path: Path, wanted: pa.Schema, episode_ids: Collection[str] | None) -> pa.Table:
-    """The wanted columns of one file; null where the file is older than a column."""
+    """The wanted columns of one file; as they were before, where it is older than a column."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from vlaprune_bench.store import before
 
     only = None if episode_ids is None else [("episode_id", "in", set(episode_ids))]
     try:
@@ -81,7 +83,7 @@ def _part(path: Path, wanted: pa.Schema, episode_ids: Collection[str] | None) ->
         names = [name for name in wanted.names if name in there]
         table = pq.read_table(path, columns=names, filters=only, read_dictionary=["episode_id"])
         arrays = [
-            table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type)
+            table[f.name].cast(f.type) if f.name in there else before(CallRow, f, len(table))
             for f in wanted
         ]
         return pa.table(arrays, schema=wanted)

@@ -15,16 +15,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.config import flatten
+from vlaprune_bench.config import digest, flatten
 from vlaprune_bench.report.runs import read_runs
-from vlaprune_bench.types import NO_OPTIONS, PROTOCOLS, SUITES, Role, UserError, columns
+from vlaprune_bench.types import (
+    DEFAULTS,
+    PROTOCOLS,
+    SUITES,
+    EpisodeRow,
+    Role,
+    UserError,
+    columns,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PAIR = list(columns(Role.PAIR))
 """What makes two episodes of one setting the same episode."""
-SHOWN = {"checkpoint_hash": "checkpoint", "assets_hash": "assets", "max_steps": "budget"}
+SHOWN = {
+    "checkpoint_hash": "checkpoint",
+    "assets_hash": "assets",
+    "max_steps": "budget",
+    "variants": "perturbation",
+}
 """Parts of a setting that are shown under another name, see `_settings`."""
 SETTING = tuple(SHOWN.get(name, name) for name in columns(Role.SETTING))
 """What must agree before two methods are compared."""
@@ -33,8 +46,7 @@ USUAL = {
     "budget": "protocol",
     "scenes": "reference",
     "execute_steps": "8",
-    "policy_options": NO_OPTIONS,
-    "repeat": "0",
+    **{SHOWN.get(n, n): v for n, v in DEFAULTS[EpisodeRow].items() if n in columns(Role.SETTING)},
 }
 """Parts of a setting that no title needs to say, see `usual`."""
 BEGIN = ["scene_hash", "frames_hash", "instruction"]
@@ -195,14 +207,15 @@ def _settings(episodes: pd.DataFrame) -> pd.DataFrame:
     found["max_steps"] = pd.Series(_budgets(episodes), episodes.index)
     found["checkpoint_hash"] = _families(episodes, _named(episodes, "checkpoint"))
     found["assets_hash"] = _named(episodes, "assets")
+    found["variants"] = _named(episodes, "perturbation", "variants")
     return pd.DataFrame(
         {SHOWN.get(name, name): values.astype(str) for name, values in found.items()}
     )
 
 
-def _named(episodes: pd.DataFrame, name: str) -> pd.Series:
+def _named(episodes: pd.DataFrame, name: str, what: str | None = None) -> pd.Series:
     """Names, with the hash beside those that stand for more than one."""
-    hashes = episodes[f"{name}_hash"].astype(str)
+    hashes = episodes[what].map(digest) if what else episodes[f"{name}_hash"].astype(str)
     many = hashes.groupby(episodes[name]).transform("nunique") > 1
     return episodes[name].mask(many, episodes[name] + " " + hashes.str[:6])
 

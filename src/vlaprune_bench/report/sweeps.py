@@ -193,7 +193,7 @@ def _same(results: Results, one: Cell, two: Cell) -> bool:
     if not len(shared) or (mine.outcome[shared] != theirs.outcome[shared]).any():
         return False
     ids, others = mine.episode_id[shared].tolist(), theirs.episode_id[shared].tolist()
-    columns = ["call", "pruned", "kept_visual"]
+    columns = ["call", "pruned", "kept_visual", "fused_patches"]
     digests = decisions(select_calls(results.folder, columns, [*ids, *others]))
     return all(
         a in digests and b in digests and digests[a] == digests[b]
@@ -202,13 +202,15 @@ def _same(results: Results, one: Cell, two: Cell) -> bool:
 
 
 def decisions(calls: pd.DataFrame) -> dict[str, str]:
-    """A hash of gate decisions and kept tokens of each episode, by its id."""
+    """A hash of gate decisions and kept (or fused) tokens of each episode, by its id."""
     found: dict[str, str] = {}
     calls = calls.sort_values(["episode_id", "call"])
     for episode, group in calls.groupby("episode_id", observed=True):
         digest = hashlib.sha256()
-        for pruned, kept in zip(group.pruned, group.kept_visual, strict=True):
+        fused = group.fused_patches.fillna(0)  # a file from before this column
+        for pruned, kept, n in zip(group.pruned, group.kept_visual, fused, strict=True):
             digest.update(b"pruned" if pruned else b"full")
             digest.update(b"all" if kept is None else np.asarray(kept, np.int32).tobytes())
+            digest.update(b"%d" % n)
         found[str(episode)] = digest.hexdigest()
     return found

@@ -64,7 +64,7 @@ class Display:
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, LOG_WIDTH)
         self.counts = {
-            cell: Count(label, most or len(cell.what.tasks) * cell.what.trials)
+            cell: Count(label, most or len(cell.what.tasks) * cell.what.n_trials)
             for cell, label in zip(cells, labels(cells), strict=True)
         }
         self.bar = Progress(

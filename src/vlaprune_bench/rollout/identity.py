@@ -20,6 +20,8 @@ from vlaprune_bench.config import (
     to_dict,
     without_pace,
 )
+from vlaprune_bench.sim.variants import Variant, parse
+from vlaprune_bench.sim.variants import identity as variant_identity
 from vlaprune_bench.types import (
     DEFAULTS,
     IDENTITY,
@@ -43,6 +45,8 @@ class Facts:
     """Actions a call gives."""
     action_steps: int = 0
     """Of these, what the checkpoint says to execute; 0: it does not say."""
+    unpinned: str = ""
+    """Versions of the simulator that are not the pinned ones, JSON; empty: none."""
     policy_options: str = NO_OPTIONS
     """The policy's own, JSON."""
 
@@ -53,7 +57,7 @@ def specs(config: EvalConfig) -> list[EpisodeSpec]:
     return [
         EpisodeSpec(what.suite, task, trial, what.seed, what.evaluation.name, what.budget)
         for task in what.tasks
-        for trial in range(what.trials)
+        for trial in range(what.n_trials)
     ]
 
 
@@ -66,6 +70,8 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     known = {
         **asdict(spec),
         "scenes": what.scenes,
+        "variants": edits(what),
+        "suite_reading": what.suite_reading,
         "execute_steps": _named_steps(what, facts),
         "repeat": what.repeat,
         "method": what.pruner.name,
@@ -75,6 +81,16 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     }
     later = DEFAULTS[EpisodeRow]
     return {k: known[k] for k in IDENTITY if k not in later or known[k] != later[k]}
+
+
+def edits(what: What) -> str:
+    """What is edited of the scenes, JSON; empty: nothing. Scales of severities are part of it."""
+    return variant_identity(parse_variants(what)) if what.variants else ""
+
+
+def parse_variants(what: What) -> tuple[Variant, ...]:
+    """The variants asked for, in order."""
+    return tuple(parse(text) for text in what.variants)
 
 
 def executed(what: What, facts: Facts) -> int:
@@ -113,7 +129,7 @@ def what_runs(config: EvalConfig) -> str:
     bare = config.but(pruner=config.what.pruner.canonical())
     anything = Facts("", "", "", "", chunk=sys.maxsize)
     known = identity(bare, specs(bare)[0], anything)
-    return canonical([known, bare.what.tasks, bare.what.trials, settings(bare)])
+    return canonical([known, bare.what.tasks, bare.what.n_trials, settings(bare)])
 
 
 def draw_seed(spec: EpisodeSpec) -> int:

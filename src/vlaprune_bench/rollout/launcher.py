@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,7 @@ from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
 from vlaprune_bench.sim.compiled import is_compiled
+from vlaprune_bench.sim.pins import check_pins, unpinned
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -77,6 +79,7 @@ class Local:
             checkpoint_hash=checkpoint.hash,
             assets_hash=assets.hash,
             dtype=str(dtype).removeprefix("torch."),
+            unpinned=json.dumps(unpinned(), sort_keys=True) if unpinned() else "",
         )
 
     def load(self, cells: Sequence[EvalConfig]) -> Loaded:
@@ -84,6 +87,7 @@ class Local:
         from vlaprune_bench.sim.gl import choose_gl
 
         gl_backend = choose_gl()
+        unpinned = check_pins(cells[0].compute.allow_unpinned)
         from vlaprune_bench.policies import load_policy
 
         what, compute = cells[0].what, cells[0].compute
@@ -92,7 +96,7 @@ class Local:
         self._policy = load_policy(
             checkpoint,
             what.pruner,
-            suite=what.suite,
+            suite=what.base_suite,
             device=compute.device,
             dtype=compute.dtype,
             attention=compute.attention,
@@ -105,7 +109,7 @@ class Local:
         )
         for cell in cells:
             self._policy.resolve(cell.what.pruner)  # refused before the first episode
-        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder, threads)
+        return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder, threads, unpinned)
 
     def run(
         self,
@@ -166,7 +170,9 @@ def resolve(config: EvalConfig) -> tuple[Checkpoint, AssetSet]:
     from vlaprune_bench.policies.checkpoint import Checkpoint
     from vlaprune_bench.sim.assets import resolve_assets
 
-    checkpoint = Checkpoint.find(config.what.checkpoint, config.what.suite)
-    checkpoint.check_for(config.what.suite, config.what.unnorm_key)  # before assets are fetched
+    checkpoint = Checkpoint.find(config.what.checkpoint, config.what.base_suite)
+    checkpoint.check_for(
+        config.what.base_suite, config.what.unnorm_key
+    )  # before assets are fetched
     made_for = checkpoint.config.get("vlaprune", {}).get("assets", "real")
     return checkpoint, resolve_assets(config.what.assets, made_for)

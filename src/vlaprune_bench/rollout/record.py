@@ -96,7 +96,7 @@ class EpisodeRecord:
             started_at=self.started.isoformat(timespec="seconds"),
             sim=scene.sim if scene else setup.config.compute.sim,
             self_check=scene.self_check if scene else None,
-            warnings=[*setup.loaded.warnings, *self._warnings()],
+            warnings=[*setup.warnings, *self._warnings()],
             batch_size=max((call.batch_size for call in self.calls), default=1),
             workers=self.workers,
             **_costs(self.calls),
@@ -109,6 +109,9 @@ class EpisodeRecord:
         found = []
         if check not in (None, "passed"):
             found.append(f"the fast simulator path is not exact here ({check}): took the reference")
+        method = self.job.setup.config.what.pruner.name
+        if method != "none" and self.calls and not any(call.pruned for call in self.calls):
+            found.append(f"{method} pruned no call of this episode")
         return [*found, *self.notes, *([self.job.note] if self.job.note else [])]
 
 

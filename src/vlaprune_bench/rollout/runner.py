@@ -131,7 +131,7 @@ class Runner:
             self.store.save_config(run_id(cell), text)
         if loaded.facts != known:
             self.store.save_note(*facts_note(cells[0], loaded.facts, loaded.checkpoint))
-        for warning in loaded.warnings:
+        for warning in dict.fromkeys(w for cell in cells for w in Setup(cell, loaded).warnings):
             self.display.warn(warning)
         return loaded
 

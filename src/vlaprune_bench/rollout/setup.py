@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,21 @@ from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.policies.base import PolicyInfo
 from vlaprune_bench.pruning.gated import has_gate
-from vlaprune_bench.rollout.identity import Facts, executed, identity
+from vlaprune_bench.rollout.identity import Facts, executed, identity, parse_variants
 from vlaprune_bench.rollout.messages import Film, Opened, Order
-from vlaprune_bench.types import PROTOCOLS, SCENE, EpisodeSpec
+from vlaprune_bench.types import (
+    DEFAULTS,
+    IDENTITY,
+    PROTOCOLS,
+    SCENE,
+    SUITES,
+    EpisodeRow,
+    EpisodeSpec,
+)
 
 if TYPE_CHECKING:
     from vlaprune_bench.sim.assets import AssetSet
+    from vlaprune_bench.sim.suites import TaskInfo
     from vlaprune_bench.sim.tasks import TaskKey
 
 
@@ -31,6 +40,8 @@ class Loaded:
     """Folder of the checkpoint."""
     threads: int | None = None
     """CPU threads of the model."""
+    unpinned: dict[str, str] = field(default_factory=dict)
+    """Versions of the simulator that are not the pinned ones, by package."""
 
     @property
     def facts(self) -> Facts:
@@ -42,6 +53,7 @@ class Loaded:
             info.dtype,
             info.chunk,
             info.action_steps,
+            json.dumps(self.unpinned, sort_keys=True) if self.unpinned else "",
             info.options,
         )
 
@@ -49,6 +61,10 @@ class Loaded:
     def warnings(self) -> list[str]:
         """What the reader of a row must know."""
         info, found = self.info, list(self.info.notes)
+        if self.unpinned:
+            from vlaprune_bench.sim.pins import describe_unpinned
+
+            found.append(describe_unpinned(self.unpinned))
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:
@@ -66,6 +82,12 @@ class Setup:
     loaded: Loaded
 
     @property
+    def warnings(self) -> list[str]:
+        """What the reader of a row must know before its episode begins."""
+        caveat = self.config.what.pruner.caveat(self.loaded.info.name)
+        return [*self.loaded.warnings, *([caveat] if caveat else [])]
+
+    @property
     def executed(self) -> int:
         """Actions of a chunk that are executed; see `identity.executed`."""
         return executed(self.config.what, self.loaded.facts)
@@ -77,8 +99,18 @@ class Setup:
         """The task of an episode, as a simulator opens it."""
         from vlaprune_bench.sim.tasks import TaskKey
 
-        what, sim = self.config.what, self.config.compute.sim
-        return TaskKey(spec.suite, spec.task, spec.protocol, self.loaded.assets, sim, what.scenes)
+        what = self.config.what
+        return TaskKey(
+            spec.suite,
+            spec.task,
+            self.loaded.assets,
+            PROTOCOLS[spec.protocol],
+            sim=self.config.compute.sim,
+            scenes=what.scenes,
+            variants=parse_variants(what),
+            seed=spec.seed if what.variants or what.suite not in SUITES else 0,
+            reading=what.suite_reading,
+        )
 
     def order(self, spec: EpisodeSpec, compare: int | None = None) -> Order:
         """What a simulator must know to play an episode.
@@ -106,16 +138,20 @@ class Setup:
 
     def look_up(self, spec: EpisodeSpec) -> Opened:
         """Names of a task nobody came to open."""
+        task = self._task(spec)
+        return Opened(task.name, task.instruction)
+
+    def _task(self, spec: EpisodeSpec) -> TaskInfo:
         from vlaprune_bench.sim.tasks import get_task
 
-        task = get_task(spec.suite, spec.task)
-        return Opened(task.name, task.instruction)
+        return get_task(spec.suite, spec.task, self.config.what.suite_reading)
 
     def shared(self, spec: EpisodeSpec) -> dict[str, Any]:
         """Columns that are known before an episode begins."""
         what, info, assets = self.config.what, self.loaded.info, self.loaded.assets
         known = identity(self.config, spec, self.loaded.facts)
         return {
+            **{name: value for name, value in DEFAULTS[EpisodeRow].items() if name in IDENTITY},
             **known,
             "execute_steps": self.executed,
             "method_options": json.dumps(method_options(what.pruner)),
@@ -123,6 +159,8 @@ class Setup:
             "episode_id": self.episode_id(spec),
             "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
             "keep": what.pruner.keep_ratio,
+            "perturbation": " ".join(what.variants),
+            "dimension": self._task(spec).dimension,
             "checkpoint": info.name,
             "checkpoint_trained": info.trained,
             "assets": assets.kind,

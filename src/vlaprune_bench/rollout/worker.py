@@ -94,6 +94,7 @@ class Player:
             compiling = compile_s() - compiled
             took = time.perf_counter() - started - compiling
             hashes = task.init_state_hash, task.scene_hash, task.frames_hash
+            self._ask(Opened(task.name, task.instruction))  # words may be the trial's
             self._ask(SceneReady(*hashes, compared, task.sim, task.self_check, took, compiling))
 
         with film(order.film, order.spec, progress) as watch:
@@ -117,14 +118,7 @@ class Player:
         from vlaprune_bench.sim.libero import LiberoTask
 
         key = order.task
-        task = LiberoTask(
-            key.suite,
-            key.task,
-            key.assets,
-            PROTOCOLS[key.protocol],
-            sim=key.sim,
-            scenes=key.scenes,
-        )
+        task = LiberoTask(key)
         self._task, self._key = self._opened.enter_context(task), key
         return task, True
 

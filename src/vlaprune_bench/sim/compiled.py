@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vlaprune_bench.sim.package import place_numba_cache
+
 _listener: Any = None
 
 
 def is_compiled() -> bool:
     """Whether numba has the controller in its cache, as far as the names of files tell."""
-    own = Path(__file__).with_name("__pycache__")
-    folders = [own, *Path.home().glob(".cache/numba*")]
+    place_numba_cache()
+    folders = [Path(__file__).with_name("__pycache__")]
     if given := os.environ.get("NUMBA_CACHE_DIR"):
         folders = [Path(given)]
     return any(next(folder.rglob("controller.advance-*.nbi"), None) for folder in folders)

@@ -12,7 +12,7 @@ import functools
 import gc
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.damage import blaming
 from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.package import import_libero, quiet
+from vlaprune_bench.sim.pro import register_objects
+from vlaprune_bench.sim.problem import with_objects
 from vlaprune_bench.sim.scenes import (
     MAX_PLACEMENT_TRIES,
     Scene,
@@ -28,7 +30,9 @@ from vlaprune_bench.sim.scenes import (
     global_generator,
     seeded_state,
 )
-from vlaprune_bench.sim.tasks import TaskInfo
+from vlaprune_bench.sim.stage import Stage
+from vlaprune_bench.sim.suites import TaskInfo
+from vlaprune_bench.sim.variants.base import Draw, Variant
 from vlaprune_bench.types import CAMERAS, EvalProtocol
 
 T = TypeVar("T")
@@ -44,11 +48,21 @@ class SeededEnvironment:
 
     Attributes:
         env: LIBERO's `ControlEnv`.
+        stage: Puts the task's variants in place at every reset; None where it has none.
+        init_state: Time, qpos and qvel that were set last.
         open: False once closed.
     """
 
+    init_state: np.ndarray
+
     def __init__(
-        self, info: TaskInfo, assets: AssetSet, protocol: EvalProtocol, lazy: bool
+        self,
+        info: TaskInfo,
+        assets: AssetSet,
+        protocol: EvalProtocol,
+        lazy: bool,
+        variants: Sequence[Variant] = (),
+        seed: int = 0,
     ) -> None:
         """Make the environment and seed it, as the reference does once per task.
 
@@ -58,6 +72,8 @@ class SeededEnvironment:
             protocol: Seed and camera size are read from it.
             lazy: Render with `look` only; otherwise robosuite's camera observables render at every
                 step.
+            variants: What is edited at every reset, in this order.
+            seed: Of the variants' randomness.
 
         Raises:
             UserError: libero or a renderer is missing, or the assets lack what the task needs or
@@ -70,6 +86,8 @@ class SeededEnvironment:
         _process = os.getpid()
         _close_live()
         self._envs = import_libero()
+        if info.dimension == "object":
+            register_objects()
         self._info = info
         self._name = f"{info.suite} task {info.index}"
         self._assets = assets
@@ -79,6 +97,10 @@ class SeededEnvironment:
         self._frames: list[np.ndarray] = []
         self._compiled: dict[str, np.ndarray] = {}
         self._random = seeded_state(protocol.env_seed)
+        self._variant_seed = seed
+        extras = {k: v for variant in variants for k, v in variant.extras(info).items()}
+        self._problem = with_objects(info.bddl_file, extras) if extras else info.bddl_file
+        self.stage = Stage(variants, tuple(extras)) if variants else None
         self._point_at_assets()
         with quiet(), self._watch_compiled(), blaming(assets, self._name):
             self.env = self._place(self._make)
@@ -86,6 +108,10 @@ class SeededEnvironment:
         inner = self.env.env
         self._samplers = list(inner.object_property_initializers)
         self._flags_at_start = self.site_flags()
+        self._trial = 0
+        if self.stage is not None:
+            self._reset_internal = inner._reset_internal
+            inner._reset_internal = self._staged_reset
         self.open = True
         _live = weakref.ref(self)
         _close_at_exit()
@@ -106,6 +132,7 @@ class SeededEnvironment:
         self._point_at_assets()
         if scene is not None:
             self._random = scene.random_state
+            self._trial = scene.trial
             # the model built now adds its samplers once more
             inner.object_property_initializers = self._samplers * (scene.loads - 1)
         # robosuite's own camera observables want their context at every reset
@@ -124,6 +151,9 @@ class SeededEnvironment:
         """
         inner = self.env.env
         sim = inner.sim
+        self._trial = scene.trial
+        if self.stage is not None:
+            self.stage.undo()
         for name, value in self._compiled.items():
             getattr(sim.model._model, name)[:] = value
         self.set_site_flags(self._flags_at_start)
@@ -137,6 +167,22 @@ class SeededEnvironment:
         sim.forward()
         inner.visualize(vis_settings=dict.fromkeys(inner._visualizations, False))
         inner._get_observations(force_update=True)
+
+    def set_init_state(self, state: np.ndarray | None) -> Any:
+        """Set a trial's init state after its reset, as the variants want it.
+
+        Args:
+            state: (1 + nq + nv,) time, qpos and qvel; None: where the reset placed things.
+
+        Returns:
+            robosuite's observables.
+        """
+        if state is None:
+            state = self.env.get_sim_state()
+        if self.stage is not None:
+            state = self.stage.start(state)
+        self.init_state = state
+        return self.env.set_init_state(state)
 
     def draw(self, loads: int) -> None:
         """`scenes.draw_reset` for this task, for a `SceneTable`; a reset must follow."""
@@ -181,7 +227,7 @@ class SeededEnvironment:
     def _make(self) -> Any:
         size = self._protocol.camera_size
         env = self._envs.env_wrapper.ControlEnv(
-            bddl_file_name=str(self._info.bddl_file),
+            bddl_file_name=str(self._problem),
             camera_heights=size,
             camera_widths=size,
             camera_names=list(CAMERAS),
@@ -192,6 +238,14 @@ class SeededEnvironment:
         if self._lazy:
             env.env.add_observable(self._camera_observable(env.env))
         return env
+
+    def _staged_reset(self) -> None:
+        """robosuite's reset of a model that is there, the trial's variants put in place first."""
+        assert self.stage is not None
+        info = self._info
+        draw = Draw(self._variant_seed, info.suite, info.index, self._trial)
+        self.stage.open(self.env.env, draw)
+        self._reset_internal()
 
     @contextlib.contextmanager
     def _watch_compiled(self) -> Iterator[None]:

@@ -18,7 +18,8 @@ from vlaprune_bench.sim.cameras import Cameras
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.gl import drawing
 from vlaprune_bench.sim.scenes import Scene
-from vlaprune_bench.sim.stepping import Shown, scene_hash
+from vlaprune_bench.sim.stage import Change
+from vlaprune_bench.sim.stepping import Shown
 
 SUBSTEPS = 25
 SAMPLE_SUBSTEP = 24
@@ -40,7 +41,10 @@ class Snapshot:
     """Body poses and site colours: fixtures are placed in the model itself."""
     controller: tuple[np.ndarray, ...]
     site_flags: dict[str, dict[str, Any]]
-    scene_hash: str
+    init_state: np.ndarray
+    """Time, qpos and qvel as they were set."""
+    changes: tuple[Change, ...]
+    """What variants edited of the model."""
 
 
 class FastSimulation:
@@ -71,7 +75,7 @@ class FastSimulation:
         self._looks_at_state = False
         inner.check_contact = ContactCheck(inner)
 
-    def reset(self, trial: int, scene: Scene, init_state: np.ndarray, look: bool) -> Shown:
+    def reset(self, scene: Scene, init_state: np.ndarray | None, look: bool) -> Shown:
         """Begin a trial: its scene, then its init state, not settled yet.
 
         The first time the scene is built (some 10 ms), then it is restored from a snapshot.
@@ -79,24 +83,26 @@ class FastSimulation:
         Returns:
             What is seen at the init state.
         """
-        if trial not in self._snapshots:
-            self._snapshots[trial] = self.build(scene, init_state)
-        self.restore(self._snapshots[trial])
+        if scene.trial not in self._snapshots:
+            self._snapshots[scene.trial] = self.build(scene, init_state)
+        self.restore(self._snapshots[scene.trial])
         for stage in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight):
             stage(self._model, self._data)  # what is seen now, and nothing a step depends on
         return self.show(look)
 
-    def build(self, scene: Scene, init_state: np.ndarray) -> Snapshot:
+    def build(self, scene: Scene, init_state: np.ndarray | None) -> Snapshot:
         """Reset as robosuite does and take a snapshot; robosuite may go on from here as well."""
+        stage = self.environment.stage
         self.environment.soft_reset(scene)
-        self.environment.env.set_init_state(init_state)
+        self.environment.set_init_state(init_state)
         self._control.read_state(self._arm, self._inner.robots[0])
         return Snapshot(
             state=self.state(),
             model=tuple(getattr(self._model, name).copy() for name in _MODEL_FIELDS),
             controller=tuple(array.copy() for array in self._arm.state()),
             site_flags=self.environment.site_flags(),
-            scene_hash=scene_hash(self._model, self._data),
+            init_state=self.environment.init_state,
+            changes=stage.changes if stage is not None else (),
         )
 
     def state(self) -> np.ndarray:
@@ -107,13 +113,21 @@ class FastSimulation:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to a snapshot (some 10 microseconds)."""
+        if self.environment.stage is not None:
+            self.environment.stage.redo(snapshot.changes)
         mujoco.mj_setState(self._model, self._data, snapshot.state, _STATE)
         for name, value in zip(_MODEL_FIELDS, snapshot.model, strict=True):
             getattr(self._model, name)[:] = value
         for array, value in zip(self._arm.state(), snapshot.controller, strict=True):
             array[...] = value
         self.environment.set_site_flags(snapshot.site_flags)
+        self.environment.init_state = snapshot.init_state
+        self._cameras.forget()
         self._looks_at_state = False  # robosuite's controller begins with what it saw at the reset
+
+    def draw_everything(self) -> bool:
+        """Draw every frame anew from now on; whether that is a change."""
+        return self._cameras.draw_everything()
 
     def step(self, action: np.ndarray, look: bool) -> Shown:
         """One control step: 25 physics substeps, the observation taken after the 24th.

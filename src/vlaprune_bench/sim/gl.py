@@ -19,9 +19,11 @@ from vlaprune_bench.types import UserError
 BACKENDS = ("egl", "osmesa", "glfw")
 PROBE_TIMEOUT_S = 60.0
 
+DEBIAN = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
+"""Debian's packages of a renderer in software; libgl1 is what PyOpenGL finds its functions in."""
 _INSTALL = (
-    "on Debian or Ubuntu install a renderer with "
-    "`apt install libegl1 libegl-mesa0 libgl1-mesa-dri` (EGL) or `apt install libosmesa6` (OSMesa)"
+    f"on Debian or Ubuntu install a renderer with `apt install {DEBIAN}` (EGL) or "
+    "`apt install libosmesa6` (OSMesa)"
 )
 # robosuite 1.4.1 turns MUJOCO_GL=glfw into egl on Linux; "glx" is the spelling it leaves alone, and
 # mujoco takes it for glfw as well.

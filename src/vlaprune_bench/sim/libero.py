@@ -1,6 +1,6 @@
 """One LIBERO task, run as the OpenVLA and OpenVLA-OFT evaluation scripts run it.
 
-    with LiberoTask("libero_spatial", 4, resolve_assets("auto", "real")) as env:
+    with LiberoTask(TaskKey("libero_spatial", 4, resolve_assets("auto", "real"))) as env:
         observation = env.reset(trial=0)
         observation, success = env.step(action, look=True)
 
@@ -13,20 +13,21 @@ nor steps go through robosuite, with equal results, bit for bit (see `fast`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self, get_args
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
 
-from vlaprune_bench.sim.assets import AssetSet
+from vlaprune_bench.sim.applied import Applied
 from vlaprune_bench.sim.environment import SeededEnvironment, check_process
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.sim.memory import release_leftovers
+from vlaprune_bench.sim.pro import check_objects
 from vlaprune_bench.sim.scenes import SceneTable
 from vlaprune_bench.sim.stepping import ReferenceSimulation, Shown, scene_hash, short_hash
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import Reading, load_init_states
+from vlaprune_bench.sim.tasks import TaskKey, get_task
 from vlaprune_bench.types import (
-    OPENVLA_PROTOCOL,
-    EvalProtocol,
     Observation,
     SceneProtocol,
     SimPath,
@@ -50,19 +51,21 @@ class LiberoTask:
         suite: LIBERO suite.
         task: Index within the suite.
         name: LIBERO's name of the task.
-        instruction: Language instruction.
+        instruction: Language instruction, of the last reset's trial.
+        variants: What is edited of the scene: the task's own, then those asked for.
         budget: Control steps an episode may take, settle steps not counted.
-        n_trials: Fixed init states there are. Where scenes are fresh, trials go on beyond them:
-            each begins as LIBERO's own reset, seeded by that trial alone, places it.
+        n_trials: Fixed init states there are.
         gl_backend: "egl", "osmesa" or "glfw".
         sim: How it is stepped: "fast" or "reference". A fast task whose self-check failed becomes
             a reference one.
         self_check: "passed", or what differed; None before the first reset, or where "reference"
             was asked for.
-        init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes.
+        init_state_hash: Of the last reset: SHA-256 (16 hex digits) of the init state's bytes,
+            before variants edit it.
         scene_hash: Of the last reset: SHA-256 (16 hex digits) of MuJoCo's integration state and of
-            the model's body poses, after the init state was set and before settling. Equal hashes
-            mean the same scene in the same state; meshes and colours are not covered.
+            the model's body poses, after the init state was set and before settling, and of what
+            variants do. Equal hashes mean the same scene in the same state; meshes and colours are
+            not covered.
         frames_hash: Of the last reset: SHA-256 (16 hex digits) of the first frames, settled. Covers
             meshes, colours and the renderer: another driver may draw a pixel otherwise.
         steps: Control steps since the last reset; negative while settling.
@@ -70,56 +73,55 @@ class LiberoTask:
 
     def __init__(
         self,
-        suite: str,
-        task: int,
-        assets: AssetSet,
-        protocol: EvalProtocol = OPENVLA_PROTOCOL,
+        key: TaskKey,
         *,
-        sim: SimPath = "fast",
-        scenes: SceneProtocol = "reference",
+        start: Literal["fixed", "drawn"] = "fixed",
         render: Literal["lazy", "always"] = "lazy",
     ) -> None:
         """Look the task up; the simulator starts at the first reset.
 
         Args:
-            suite: One of `types.SUITES`.
-            task: Index within the suite, from 0.
-            assets: Meshes and textures, from `resolve_assets`.
-            protocol: How the evaluation is done.
-            sim: "fast" restores scenes and steps by a path of our own, after a short check that it
-                equals robosuite's on this machine; "reference" resets and steps by robosuite.
-            scenes: Which scene a trial is, see `scenes`.
+            key: Which task, on what, edited how.
+            start: "fixed" starts from LIBERO's init states; "drawn", at every trial, from where its
+                reset placed things.
             render: "lazy" renders only the steps somebody looks at; "always" (with
                 `sim="reference"`) renders every step through robosuite's own camera observables, as
                 the reference does. Frames and states are the same, bit for bit.
 
         Raises:
-            UserError: unknown suite, task, sim, scenes or render mode, or libero or a renderer is
-                missing.
+            UserError: unknown suite, task, sim, scenes, start or render mode, a variant the task
+                cannot have, or libero or a renderer is missing.
         """
-        for key, value, known in (
-            ("sim", sim, get_args(SimPath)),
-            ("scenes", scenes, get_args(SceneProtocol)),
+        for name, value, known in (
+            ("sim", key.sim, get_args(SimPath)),
+            ("scenes", key.scenes, get_args(SceneProtocol)),
+            ("start", start, ("fixed", "drawn")),
+            ("reading", key.reading, get_args(Reading)),
             ("render", render, ("lazy", "always")),
         ):
             if value not in known:
-                raise UserError(f"{key}={value!r} is unknown: choose {' or '.join(known)}.")
-        if sim == "fast" and render == "always":
+                raise UserError(f"{name}={value!r} is unknown: choose {' or '.join(known)}.")
+        if key.sim == "fast" and render == "always":
             raise UserError("render='always' is robosuite's rendering: it needs sim='reference'.")
-        self._info = get_task(suite, task)
-        self._init_states = load_init_states(self._info.init_states_file)
-        self._assets = assets
-        self._protocol = protocol
-        self._scenes = scenes
+        self._info = get_task(key.suite, key.task, key.reading)
+        check_objects(self._info, key.assets)
+        self._init_states = load_init_states(self._info.init_states_file)[: self._info.max_trials]
+        self._assets = key.assets
+        self._protocol = key.protocol
+        self._scenes = key.scenes
+        self._start = start
+        self._applied = Applied(self._info, key.variants, key.seed)
+        self.variants = self._applied.variants
+        self._seed = key.seed
         self._lazy = render == "lazy"
-        self.suite = suite
-        self.task = task
+        self.suite = key.suite
+        self.task = key.task
         self.name = self._info.name
         self.instruction = self._info.instruction
-        self.budget = protocol.budgets[suite]
+        self.budget = key.protocol.budgets[self._info.base_suite]
         self.n_trials = len(self._init_states)
         self.gl_backend = choose_gl()
-        self.sim: SimPath = sim
+        self.sim: SimPath = key.sim
         self.self_check: str | None = None
         self.init_state_hash: str | None = None
         self.scene_hash: str | None = None
@@ -144,9 +146,9 @@ class LiberoTask:
                 frame could be rendered, or this process is a fork.
         """
         settle = self._protocol.settle_steps
+        self.steps = -settle
         shown = self._begin(trial, look=settle == 0)
         self._ready = True
-        self.steps = -settle
         observation = self._observation(shown)
         for _ in range(settle):
             observation, _ = self.step(
@@ -155,6 +157,28 @@ class LiberoTask:
         assert observation.images is not None
         self.frames_hash = short_hash(observation.images)
         return observation
+
+    def instruction_for(self, trial: int) -> str:
+        """The instruction of a trial, which variants may change; no reset is needed."""
+        return self._applied.words(trial)
+
+    @property
+    def inner(self) -> Any:
+        """LIBERO's environment (robosuite's class), once open: to be looked at, not stepped.
+
+        Raises:
+            RuntimeError: not reset, or closed.
+        """
+        return self._opened().env.env
+
+    @property
+    def init_state(self) -> np.ndarray:
+        """Time, qpos and qvel the last reset began from, not settled.
+
+        Raises:
+            RuntimeError: not reset, or closed.
+        """
+        return self._opened().init_state
 
     def fingerprint(self, trial: int) -> str:
         """`scene_hash` of a trial without running it; a reset must follow.
@@ -191,8 +215,9 @@ class LiberoTask:
                 f"{self._where()}: action at step {self.steps} must be {ACTION_SIZE} finite "
                 f"numbers, got {action.tolist()}."
             )
+        wanted = look or self._applied.hold(self.steps + 1)
         try:
-            shown = self._simulation.step(action, look)
+            shown = self._simulation.step(action, wanted)
         except BaseException:
             self.close()  # half a step is no step
             raise
@@ -203,7 +228,10 @@ class LiberoTask:
                 f"({shown.unstable}; negative steps are settle steps)."
             )
         self.steps += 1
-        return self._observation(shown), shown.success
+        observation = self._observation(shown)
+        if wanted and not look:
+            observation = replace(observation, images=None)
+        return observation, shown.success
 
     def close(self) -> None:
         """Free the simulation and its GL context; the next reset makes them anew."""
@@ -221,40 +249,40 @@ class LiberoTask:
 
     def _begin(self, trial: int, look: bool) -> Shown:
         """Put the simulation into a trial's scene and init state, not settled."""
-        placed = trial >= self.n_trials and self._scenes == "fresh"
-        if not (0 <= trial < self.n_trials or placed):
+        if trial < 0 or (trial >= self.n_trials and self._scenes != "fresh"):
             raise UserError(
                 f"trial={trial} does not exist in {self.suite} task {self.task}: "
-                f"choose 0 to {self.n_trials - 1}."
+                f"choose 0 to {self.n_trials - 1}, or --scenes fresh."
             )
         check_process()
         self._ready = False
         self.frames_hash = None
+        self._applied.begin(trial)
+        fixed = self._start == "fixed" and trial < self.n_trials
+        init_state = self._init_states[trial] if fixed else None
         try:
             if self._environment is None or not self._environment.open:
                 self._open()
             assert self._environment is not None
-            init_state = self._placed(trial) if placed else self._init_states[trial]
-            shown = self._simulation.reset(trial, self._table[trial], init_state, look)
+            shown = self._simulation.reset(self._table[trial], init_state, look)
         except BaseException:
             self.close()  # half a scene is no scene
             raise
-        sim = self._environment.env.sim
-        self.init_state_hash = short_hash(init_state)
-        self.scene_hash = scene_hash(sim.model._model, sim.data._data)
+        sim, stage = self._environment.env.sim, self._environment.stage
+        said = self._applied.said + stage.digest() if stage is not None else b""
+        self.instruction = self.instruction_for(trial)
+        self.init_state_hash = short_hash(
+            self._environment.init_state if init_state is None else init_state
+        )
+        self.scene_hash = scene_hash(sim.model._model, sim.data._data, said)
         return shown
-
-    def _placed(self, trial: int) -> np.ndarray:
-        """The state LIBERO's own reset places a trial's objects in: that of a trial that has no
-        fixed init state."""
-        assert self._environment is not None
-        self._environment.soft_reset(self._table[trial])
-        return self._environment.env.get_sim_state()
 
     def _open(self) -> None:
         """Make the environment, and see whether the fast path may be taken."""
         self.close()
-        environment = SeededEnvironment(self._info, self._assets, self._protocol, self._lazy)
+        environment = SeededEnvironment(
+            self._info, self._assets, self._protocol, self._lazy, self.variants, self._seed
+        )
         self._environment = environment
         self._table = SceneTable(
             self.suite,
@@ -273,7 +301,11 @@ class LiberoTask:
 
             release_leftovers()
             fast = FastSimulation(environment, self._protocol.camera_size)
-            difference = self_check(fast, self._table[0], self._init_states[0])
+            state = self._init_states[0] if self._start == "fixed" else None
+            difference = self_check(fast, self._table[0], state)
+            if difference and difference.startswith("frames") and fast.draw_everything():
+                # this OpenGL puts samples together otherwise
+                difference = self_check(fast, self._table[0], state)
             release_leftovers()
             self.self_check = difference or "passed"
             self._simulation = fast
@@ -282,8 +314,9 @@ class LiberoTask:
                 self._open()
 
     def _check_init_states(self, environment: SeededEnvironment) -> None:
-        model = environment.env.sim.model
-        expected = 1 + model.nq + model.nv
+        model, stage = environment.env.sim.model, environment.stage
+        added = 13 * len(stage.extras) if stage is not None else 0  # a free joint: 7 and 6 numbers
+        expected = 1 + model.nq + model.nv - added
         if self._init_states.shape[1] != expected:
             raise UserError(
                 f"init states {str(self._info.init_states_file)!r} have "
@@ -298,12 +331,18 @@ class LiberoTask:
             images = np.stack(shown.frames)
             if self._protocol.rotate_180:
                 images = np.ascontiguousarray(images[:, ::-1, ::-1])
+            images = self._applied.frames(images, self.steps)
         return Observation(
             eef_pos=shown.eef_pos,
             eef_quat=shown.eef_quat,
             gripper_qpos=shown.gripper_qpos,
             images=images,
         )
+
+    def _opened(self) -> SeededEnvironment:
+        if self._environment is None or not self._environment.open:
+            raise RuntimeError(f"{self._where()}: it is not open: reset it first.")
+        return self._environment
 
     def _where(self) -> str:
         return f"{self.suite} task {self.task}"

@@ -41,7 +41,7 @@ def cache_root() -> Path:
         return user_path(own).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (Path(base) if base else Path.home() / ".cache") / "vlaprune-bench"
+        return (user_path(base) if base else Path.home() / ".cache") / "vlaprune-bench"
     except RuntimeError as error:
         raise UserError(
             "No home folder is known to keep a cache in: set VLAPRUNE_CACHE to a folder that can "
@@ -110,6 +110,25 @@ def prepare_config() -> Path:
     return config
 
 
+def place_numba_cache() -> None:
+    """Have numba keep what it compiles in our cache where it cannot beside the sources.
+
+    It must be told before it is imported, and else looks for a home folder, which containers lack.
+
+    Raises:
+        UserError: our cache cannot be written to.
+    """
+    robosuite = importlib.util.find_spec("robosuite")
+    sources = [str(Path(__file__).parent)]
+    sources += [*(robosuite.submodule_search_locations or [])] if robosuite else []
+    if "NUMBA_CACHE_DIR" in os.environ or all(os.access(path, os.W_OK) for path in sources):
+        return
+    folder = cache_root() / "numba"
+    with writing_cache():
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or all of the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +170,7 @@ def import_libero() -> Any:
     """
     backend = choose_gl()
     prepare_config()
+    place_numba_cache()
     # robosuite warns at import that it has no private macro file; its logger is set up there, but
     # the level of a logger may be set before. Errors still show.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)

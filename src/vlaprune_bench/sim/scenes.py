@@ -39,6 +39,8 @@ class Scene:
     LIBERO adds its samplers of joint positions (drawers, knobs) once more with every model it
     builds, and each of them draws at every reset: so the placement comes later and later.
     """
+    trial: int = 0
+    """Whose scene it is: what variants draw follows from it."""
 
 
 class SceneTable:
@@ -84,19 +86,22 @@ class SceneTable:
             if trial not in self._scenes:
                 # trial k's reset builds model k + 2, the first one being that of the environment
                 state = seeded_state(self._seed + trial)
-                self._scenes[trial], _ = self._first_valid(state, loads=1 + trial)
+                self._scenes[trial], _ = self._first_valid(state, 1 + trial, trial)
         elif self._protocol == "reference":
             while trial not in self._scenes:
-                scene, self._random_state = self._first_valid(self._random_state, self._loads)
+                drawn = len(self._scenes)
+                scene, self._random_state = self._first_valid(
+                    self._random_state, self._loads, drawn
+                )
                 self._loads = scene.loads
-                self._scenes[len(self._scenes)] = scene
+                self._scenes[drawn] = scene
         elif trial not in self._scenes:
             state = seeded_state(fresh_seed(self._name, trial, self._seed))
-            self._scenes[trial], _ = self._first_valid(state, loads=1)
+            self._scenes[trial], _ = self._first_valid(state, 1, trial)
         return self._scenes[trial]
 
     def _first_valid(
-        self, random_state: tuple[Any, ...], loads: int
+        self, random_state: tuple[Any, ...], loads: int, trial: int
     ) -> tuple[Scene, tuple[Any, ...]]:
         """The next reset that places everything, and the generator after it.
 
@@ -105,7 +110,7 @@ class SceneTable:
         from robosuite.utils.errors import RandomizationError
 
         for attempt in range(1, MAX_PLACEMENT_TRIES + 1):
-            scene = Scene(random_state, loads + attempt)
+            scene = Scene(random_state, loads + attempt, trial)
             with global_generator(random_state) as after:
                 try:
                     self._draw(scene.loads)

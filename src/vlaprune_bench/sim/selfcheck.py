@@ -18,7 +18,7 @@ ACTIONS = np.array(
 )
 
 
-def self_check(fast: FastSimulation, scene: Scene, init_state: np.ndarray) -> str | None:
+def self_check(fast: FastSimulation, scene: Scene, init_state: np.ndarray | None) -> str | None:
     """Run the same steps by robosuite and by the fast path; a reset must follow.
 
     The bits of both depend on compiled code and on the BLAS of the machine, which nobody can test
@@ -27,7 +27,7 @@ def self_check(fast: FastSimulation, scene: Scene, init_state: np.ndarray) -> st
     Args:
         fast: The fast path.
         scene: A scene to begin from.
-        init_state: An init state to begin from.
+        init_state: An init state to begin from; None: where the reset places things.
 
     Returns:
         None where all agrees bit for bit, else what differs first.

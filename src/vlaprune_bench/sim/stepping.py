@@ -36,11 +36,11 @@ class ReferenceSimulation:
         self.environment = environment
         self._lazy = lazy
 
-    def reset(self, trial: int, scene: Scene, init_state: np.ndarray, look: bool) -> Shown:
+    def reset(self, scene: Scene, init_state: np.ndarray | None, look: bool) -> Shown:
         """Begin a trial: its scene by a hard reset, then its init state, not settled yet."""
         self.environment.hard_reset(scene)
         with self._drawing(), self.environment.look(look) as frames:
-            observables = self.environment.env.set_init_state(init_state)
+            observables = self.environment.set_init_state(init_state)
         return self._shown(observables, frames, look)
 
     def step(self, action: np.ndarray, look: bool) -> Shown:
@@ -97,14 +97,21 @@ def unstable(data: Any) -> str | None:
     return None
 
 
-def scene_hash(model: Any, data: Any) -> str:
-    """SHA-256 (16 hex digits) of MuJoCo's integration state and of the model's body poses."""
+def scene_hash(model: Any, data: Any, variants: bytes = b"") -> str:
+    """SHA-256 (16 hex digits) of MuJoCo's integration state and of the model's body poses.
+
+    Args:
+        model: MuJoCo's.
+        data: MuJoCo's.
+        variants: What variants say of themselves; nothing where there are none.
+    """
     import mujoco
 
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     state = np.empty(mujoco.mj_stateSize(model, kind))
     mujoco.mj_getState(model, data, state, kind)
-    return short_hash(state, model.body_pos, model.body_quat)
+    said = [np.frombuffer(variants, np.uint8)] if variants else []
+    return short_hash(state, model.body_pos, model.body_quat, *said)
 
 
 def short_hash(*arrays: np.ndarray) -> str:

@@ -1,50 +1,104 @@
-"""The tasks of a LIBERO suite and their init states, read without importing libero or torch."""
+"""The tasks of every suite: LIBERO's five, and the perturbed ones of LIBERO-PRO and LIBERO-Plus."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import pickle
-import zipfile
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from difflib import get_close_matches
 
-import numpy as np
-
+from vlaprune_bench.sim import plus, pro
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.digests import check_task
-from vlaprune_bench.sim.package import package_folder
-from vlaprune_bench.types import SUITES, SceneProtocol, SimPath, UserError
-
-MAX_INIT_STATES_BYTES = 2**24
-"""LIBERO's largest table has 58 594; a damaged file must not fill the memory."""
-
-_OF_BAD_PICKLES = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,  # also of an encrypted archive
+from vlaprune_bench.sim.suites import Reading, TaskInfo, libero_tasks
+from vlaprune_bench.sim.variants.base import Variant
+from vlaprune_bench.types import (
+    OPENVLA_PROTOCOL,
+    SUITES,
+    EvalProtocol,
+    SceneProtocol,
+    SimPath,
+    UserError,
 )
-"""What unpickling bytes that are no pickle may raise."""
 
 
-@dataclass(frozen=True)
-class TaskInfo:
-    """One task of a suite."""
+def known_suites() -> tuple[str, ...]:
+    """Every suite there is, whether its data is installed or not."""
+    return (*SUITES, *pro.SUITES, *plus.SUITES)
 
-    suite: str
-    index: int
-    name: str
-    instruction: str
-    bddl_file: Path
-    init_states_file: Path
+
+def base_suite(suite: str) -> str:
+    """The LIBERO suite a suite comes from; itself for LIBERO's own. No data is needed.
+
+    Raises:
+        UserError: no such suite.
+    """
+    if suite in pro.SUITES:
+        return suite.rsplit("_", 1)[0]
+    if suite in SUITES or suite in plus.SUITES:
+        return plus.SUITES.get(suite, suite)
+    near = get_close_matches(suite, known_suites(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"suite={suite!r} is unknown; {hint}there are: {', '.join(known_suites())}.")
+
+
+def list_tasks(suite: str, reading: Reading = "paper") -> tuple[TaskInfo, ...]:
+    """The tasks of `suite` in its own order, those that cannot be had included.
+
+    Raises:
+        UserError: no such suite, or its data is not installed.
+    """
+    if suite in pro.SUITES:
+        return pro.pro_tasks(suite, reading)
+    if suite in plus.SUITES:
+        return plus.plus_tasks(suite, reading)
+    return libero_tasks(base_suite(suite))
+
+
+def select_tasks(
+    suite: str,
+    dimension: str | None = None,
+    base_tasks: Sequence[int] = (),
+    tasks: Sequence[int] = (),
+) -> tuple[int, ...]:
+    """Indices of the tasks of a suite that are asked for and can be had, ascending.
+
+    Args:
+        suite: Any suite.
+        dimension: Only tasks perturbed in it; None: any.
+        base_tasks: Only tasks that come from these of the base suite; empty: from any.
+        tasks: Only these; empty: any. One that cannot be had, or is not of the dimension or of the
+            base tasks, is an error.
+
+    Raises:
+        UserError: what is asked for is not there.
+    """
+    listed = list_tasks(suite)
+    _check_dimension(suite, dimension, listed)
+    highest = max(task.base_task for task in listed)
+    for base in base_tasks:
+        if not 0 <= base <= highest:
+            raise UserError(f"--base-tasks has {base}; {suite} comes from tasks 0 to {highest}.")
+
+    def fits(task: TaskInfo) -> bool:
+        from_these = not base_tasks or task.base_task in base_tasks
+        return dimension in (None, task.dimension) and from_these
+
+    for task in (get_task(suite, index) for index in tasks):
+        if not fits(task):
+            raise UserError(
+                f"--task-ids has {task.index}; in {suite} that is {task.name}, of dimension "
+                f"{task.dimension or 'none'} and base task {task.base_task}."
+            )
+    wanted = [task for task in listed if not task.refused and fits(task)]
+    return tuple(task.index for task in wanted if not tasks or task.index in tasks)
+
+
+def _check_dimension(suite: str, dimension: str | None, listed: Sequence[TaskInfo]) -> None:
+    known = sorted({task.dimension for task in listed if not task.refused} - {""})
+    if dimension is not None and dimension not in known:
+        why = next((t.refused for t in listed if t.dimension == dimension), "")
+        there = f"{suite} has {', '.join(known) or 'none'}"
+        raise UserError(f"--dimension is {dimension}; {why or 'it is unknown'}: {there}.")
 
 
 @dataclass(frozen=True)
@@ -54,117 +108,30 @@ class TaskKey:
     suite: str
     task: int
     """Index within the suite, from 0."""
-    protocol: str
     assets: AssetSet
+    protocol: EvalProtocol = OPENVLA_PROTOCOL
     sim: SimPath = "fast"
     scenes: SceneProtocol = "reference"
+    variants: tuple[Variant, ...] = ()
+    """What is edited of the scene, in this order, after what the task itself edits."""
+    seed: int = 0
+    """Of the variants' randomness, with suite, task, trial and step."""
+    reading: Reading = "paper"
 
 
-@functools.cache
-def list_tasks(suite: str) -> tuple[TaskInfo, ...]:
-    """The tasks of `suite` in LIBERO's own order (task order 0).
-
-    Raises:
-        UserError: no such suite, or libero is not installed.
-    """
-    if suite not in SUITES:
-        raise UserError(f"suite={suite!r} is unknown: choose one of {', '.join(SUITES)}.")
-    folder = package_folder()
-    # Loaded by its path: importing libero.libero.benchmark would import torch for nothing.
-    path = folder / "benchmark" / "libero_suite_task_map.py"
-    spec = importlib.util.spec_from_file_location("_vlaprune_libero_task_map", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return tuple(
-        TaskInfo(
-            suite=suite,
-            index=index,
-            name=name,
-            instruction=instruction_of(name),
-            bddl_file=folder / "bddl_files" / suite / f"{name}.bddl",
-            init_states_file=folder / "init_files" / suite / f"{name}.pruned_init",
-        )
-        for index, name in enumerate(module.libero_task_map[suite])
-    )
-
-
-def get_task(suite: str, task: int) -> TaskInfo:
+def get_task(suite: str, task: int, reading: Reading = "paper") -> TaskInfo:
     """One task by its index.
 
     Raises:
-        UserError: no such suite or task, or it is not LIBERO's own.
+        UserError: no such suite or task, one that cannot be had, or a package that is not LIBERO's
+            under its name.
     """
-    tasks = list_tasks(suite)
+    tasks = list_tasks(suite, reading)
     if not 0 <= task < len(tasks):
         raise UserError(f"task={task} does not exist in {suite}: choose 0 to {len(tasks) - 1}.")
-    found = tasks[task]
-    check_task(suite, found.name, found.bddl_file, found.init_states_file)
-    return found
-
-
-def instruction_of(name: str) -> str:
-    """The instruction a task name spells: words after the `..._SCENE<n>_` prefix, if it has one."""
-    words = name.split("_")
-    if name[0].isupper():
-        scene = next(i for i, word in enumerate(words) if word.startswith("SCENE"))
-        words = words[scene + 1 :]
-    return " ".join(words)
-
-
-def load_init_states(path: Path) -> np.ndarray:
-    """Read the fixed init states of a task WITHOUT running code from the file.
-
-    The files are `torch.save` archives: a zip with one pickle of a numpy array. The pickle is read
-    by an unpickler that knows the constructors of numpy arrays and nothing else.
-
-    Returns:
-        (trials, 1 + nq + nv) float64: time, qpos and qvel of each.
-
-    Raises:
-        UserError: the file is missing or damaged, is no such archive, or holds or asks for anything
-            but a table of finite numbers.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (member,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            if archive.getinfo(member).file_size > MAX_INIT_STATES_BYTES:
-                raise ValueError("it is too large to hold init states")
-            with archive.open(member) as file:
-                states = _ArrayUnpickler(file).load()
-    except (OSError, zipfile.BadZipFile, zlib.error, *_OF_BAD_PICKLES) as error:
-        raise UserError(
-            f"init states {str(path)!r} cannot be read ({type(error).__name__}: {error}): install "
-            "hf-libero again."
-        ) from error
-    if (
-        not isinstance(states, np.ndarray)
-        or states.dtype != np.float64
-        or states.ndim != 2
-        or not states.size
-        or not np.isfinite(states).all()
-    ):
-        raise UserError(
-            f"init states {str(path)!r} must hold a (trials, n) float64 array of finite numbers."
-        )
-    return states
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays and refuses every other global."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            # numpy 1 and numpy 2 name the same function differently
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),  # how protocol 2 spells bytes
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
-        if name == "_reconstruct":
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        return super().find_class(module, name)
+    info = tasks[task]
+    if info.refused:
+        raise UserError(f"task={task} of {suite}, {info.name}, cannot be had: {info.refused}.")
+    if suite in SUITES:
+        check_task(suite, info.name, info.bddl_file, info.init_states_file)
+    return info

@@ -22,7 +22,7 @@ One process writes at a time (`Store.writing`); any number may read.
 """
 
 from vlaprune_bench.store.copies import copy_calls
-from vlaprune_bench.store.parts import schema, write_rows
+from vlaprune_bench.store.parts import before, schema, write_rows
 from vlaprune_bench.store.read import (
     calls_path,
     load_calls,
@@ -35,6 +35,7 @@ from vlaprune_bench.store.write import Store, holder
 
 __all__ = [
     "Store",
+    "before",
     "calls_path",
     "copy_calls",
     "holder",

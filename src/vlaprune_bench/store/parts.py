@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from vlaprune_bench.types import DEFAULTS, EpisodeRow
+from vlaprune_bench.types import CallRow, EpisodeRow, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+UNKNOWN = {(CallRow, "batch_size")}
+"""Columns whose default says nothing of rows from before them: those calls may have shared one."""
 
 
 class DamagedError(Exception):
@@ -97,16 +101,17 @@ def relaxed(table: pa.Table) -> pa.Table:
 def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> pa.Table:
     """One part, with the columns of today's schema.
 
-    Where the part is older than a column, that is at its default (`types.DEFAULTS`), else null.
+    Where the part is older than a column, that is at its default, else null.
 
     Raises:
         DamagedError: which file, and what is wrong with it.
         FileNotFoundError: it is not there (any more).
+        UserError: it cannot be read, as on a failing disk, which is no damage to the file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    content = path.read_bytes()  # a failing disk raises here, and is no damage to the file
+    content = _content(path)
     wanted = [f for f in schema(kind) if columns is None or f.name in columns]
     try:
         part = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
@@ -115,7 +120,7 @@ def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> p
             raise DamagedError(f"{path} holds no episodes or calls (no column episode_id)")
         table = part.read([f.name for f in wanted if f.name in there], use_threads=False)
         arrays = [
-            _cast(table[f.name], f.type) if f.name in there else _before(kind, f, len(table))
+            _cast(table[f.name], f.type) if f.name in there else before(kind, f, len(table))
             for f in wanted
         ]
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -124,12 +129,26 @@ def read_part(path: Path, kind: type, columns: Sequence[str] | None = None) -> p
     return pa.table(arrays, schema=pa.schema(wanted))
 
 
-def _before(kind: type, field: pa.Field, rows: int) -> pa.Array:
-    """What a column is in rows from before it."""
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise
+        raise DamagedError(f"{path} is a link that leads nowhere") from error
+    except IsADirectoryError as error:
+        raise DamagedError(f"{path} is a folder") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): put that right.") from error
+
+
+def before(kind: type, field: pa.Field, rows: int) -> pa.Array:
+    """What a column is in rows from before it: at the default of its field, where it has one."""
     import pyarrow as pa
 
-    default = DEFAULTS[EpisodeRow].get(field.name) if kind is EpisodeRow else None
-    return pa.repeat(pa.scalar(default, field.type), rows)
+    defaults = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
+    known = defaults.get(field.name) if (kind, field.name) not in UNKNOWN else None
+    return pa.repeat(pa.scalar(known, field.type), rows)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

@@ -237,7 +237,7 @@ class Store:
     def _set_aside(self, part: Path) -> None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         for path in (part, calls_path(part)):
-            if path.exists():
+            if path.exists() or path.is_symlink():
                 aside = self.folder / "_damaged" / path.relative_to(self.folder)
                 aside.parent.mkdir(parents=True, exist_ok=True)
                 path.rename(aside.with_name(f"{path.stem}.{stamp}{path.suffix}"))

@@ -96,7 +96,7 @@ def make_plan(sweep: Sweep) -> Plan:
         known = facts[key]
         ids = episode_ids(cell, known).values() if known else ()
         there = [rows[i] for i in ids if i in rows]
-        asked = len(cell.what.tasks) * cell.what.trials
+        asked = len(cell.what.tasks) * cell.what.n_trials
         states.append(CellState(cell, label, asked, there, rates.seconds(cell, there)))
     measured = [row for row in rows.values() if row["status"] == Status.OK]
     return Plan(sweep, states, [*sweep.warnings, *warnings], measured)
@@ -142,7 +142,7 @@ def show(plan: Plan, console: Console) -> None:
         (s.cell.what.suite, task, k)
         for s in states
         for task in s.cell.what.tasks
-        for k in range(s.cell.what.trials)
+        for k in range(s.cell.what.n_trials)
     }
     done = sum(len(s.rows) - len(s.failed) for s in states)
     failed = sum(len(s.failed) for s in states)

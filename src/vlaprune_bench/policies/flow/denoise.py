@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlaprune_bench.policies.flow.expert import Expert, Look, Read
+from vlaprune_bench.policies.flow.expert import Expert
+from vlaprune_bench.policies.flow.expert_layers import Look, Read
 from vlaprune_bench.policies.transformer.cache import LayerCache
 from vlaprune_bench.policies.transformer.prefill import Segment
 from vlaprune_bench.policies.transformer.requests import Pure, Request, Work

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from vlaprune_bench.policies.flow.inputs import clean, pi05_prompt
-from vlaprune_bench.policies.flow.model import Sizes, pi_sizes
 from vlaprune_bench.policies.flow.pi0 import Pi0
+from vlaprune_bench.policies.flow.sizes import Sizes, pi_sizes
 
 
 class Pi05(Pi0):

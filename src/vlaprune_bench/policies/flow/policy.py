@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,9 +27,12 @@ from vlaprune_bench.policies.flow.inputs import (
     prepare_images,
     robot_state,
 )
-from vlaprune_bench.policies.flow.model import FlowModel, Kept, Sizes, load_model
+from vlaprune_bench.policies.flow.model import FlowModel, load_model
+from vlaprune_bench.policies.flow.options import FlowOptions
+from vlaprune_bench.policies.flow.sizes import Sizes
+from vlaprune_bench.policies.flow.vision import Eyes
 from vlaprune_bench.policies.transformer.prefill import Prefill
-from vlaprune_bench.policies.transformer.requests import Patches, Work
+from vlaprune_bench.policies.transformer.requests import Work
 from vlaprune_bench.policies.transformer.scoring import CallDecoder
 from vlaprune_bench.policies.vla import VLA
 from vlaprune_bench.pruning.base import Pruner
@@ -46,47 +49,6 @@ CAMERAS = {
     "robot0_eye_in_hand": 1,
 }
 """LIBERO's camera (main, wrist) by the name a checkpoint gives it."""
-
-
-@dataclass(frozen=True)
-class FlowOptions:
-    """What a user may choose of a policy; none of it is a pruning method's."""
-
-    empty_cameras: Literal["drop", "keep"] = "drop"
-    """Masked tokens of cameras the checkpoint declares empty: left out of the sequence, or kept in
-    it as the reference does. Nobody sees them: the actions are the same."""
-    float32: Kept = "lerobot"
-    """What stays in float32 where the model is in half precision: as LeRobot 0.6.1, as openpi, or
-    none."""
-    state_in_prompt: Literal["8", "32", "none"] = "8"
-    """Numbers of the state in pi0.5's prompt: LIBERO's eight, padded to 32 (LeRobot up to 0.4.4),
-    or none (openpi)."""
-    attention_step: int = 0
-    """Denoising step whose attention counts as that of the actions, from 0."""
-
-    @classmethod
-    def read(cls, pairs: Sequence[str]) -> FlowOptions:
-        """Options given as "key=value".
-
-        Raises:
-            UserError: no such option, or a value that is none of its.
-        """
-        known, hints = {f.name: f for f in fields(cls)}, get_type_hints(cls)
-        given: dict[str, Any] = {}
-        for pair in pairs:
-            key, _, value = pair.partition("=")
-            if key not in known:
-                raise UserError(f"--policy-options has {pair}; there are: {', '.join(known)}.")
-            if hints[key] is int:
-                if not value.isdecimal():
-                    raise UserError(f"--policy-options has {pair}; {key} must be a whole number.")
-                given[key] = int(value)
-            elif value not in get_args(hints[key]):
-                choices = " or ".join(get_args(hints[key]))
-                raise UserError(f"--policy-options has {pair}; {key} must be {choices}.")
-            else:
-                given[key] = value
-        return cls(**given)
 
 
 @dataclass
@@ -139,8 +101,6 @@ class FlowVLA(VLA):
         protocol: EvalProtocol,
         count_every: int,
         options: FlowOptions,
-        cameras: int | None = None,
-        unnorm_key: str | None = None,
     ) -> None:
         """Load the networks onto the device. Arguments and errors: see `load_policy`."""
         found = checkpoint
@@ -154,11 +114,6 @@ class FlowVLA(VLA):
         if config.get("type") != self.name:
             kind = config.get("type", "an OpenVLA")
             raise UserError(f"--policy is {self.name}; checkpoint {checkpoint.source} is {kind}.")
-        for flag, value in (("cameras", cameras), ("unnorm-key", unnorm_key)):
-            if value is not None:
-                raise UserError(
-                    f"--{flag} is {value}; a {self.name} checkpoint says so itself: leave it out."
-                )
         self.chunk = int(config.get("chunk_size", 50))
         self.cameras, self.n_missing = self._cameras()
         openpi = protocol.conventions == "openpi"
@@ -200,8 +155,11 @@ class FlowVLA(VLA):
         return checkpoint.config.get("type") == cls.name
 
     @classmethod
-    def read_options(cls, options: Sequence[str]) -> dict[str, Any]:
+    def read_options(
+        cls, options: Sequence[str], cameras: int | None, unnorm_key: str | None
+    ) -> dict[str, Any]:
         """See `FlowOptions.read`."""
+        super().read_options((), cameras, unnorm_key)
         return {"options": FlowOptions.read(options)}
 
     @abstractmethod
@@ -251,6 +209,9 @@ class FlowVLA(VLA):
     def masked_cameras(self, missing: int) -> int:
         """Cameras that stand masked behind the others, of those without an image: all of them."""
         return missing
+
+    def _encoder(self) -> Eyes:
+        return self.model.eyes
 
     def _grids(self) -> tuple[tuple[int, int], ...]:
         return (self.model.eyes.grid,) * len(self.cameras)
@@ -378,7 +339,7 @@ class FlowVLA(VLA):
     def _prefix(self, memory: Memory, inputs: Inputs) -> Work[Prefix]:
         assert isinstance(inputs, FlowInputs)
         layout, width = inputs.layout, self.stack.width
-        patches_1VD = yield Patches(self.model.eyes, inputs.pixels_1CHW)
+        patches_1VD, fused = yield from self._patches(memory, inputs, layout)
         ids_T = torch.nn.functional.pad(inputs.prompt_T, (0, inputs.padding), value=self.pad_id)
         text_TD = self.stack.embed(ids_T) * width**0.5
         images_ID = patches_1VD[0].to(text_TD)
@@ -388,7 +349,8 @@ class FlowVLA(VLA):
         if layout.has_proprio:
             parts.append(self.model.expert.state_token(inputs.state_S[None]).to(text_TD))
         prompt_TD = text_TD[: len(inputs.prompt_T)]
-        return Prefix(layout, torch.cat(parts)[None], images_ID[: layout.n_visual], prompt_TD)
+        patches_VD = images_ID[: layout.n_visual]
+        return Prefix(layout, torch.cat(parts)[None], patches_VD, prompt_TD, fused)
 
     def _decoder(self, prefix: Prefix, **options: Any) -> FlowDecoder:
         return FlowDecoder(

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from vlaprune_bench.policies.checkpoint import on_meta
 from vlaprune_bench.policies.device import check_room
 from vlaprune_bench.policies.flow.checkpoint import LeRobotCheckpoint, Names
-from vlaprune_bench.policies.flow.expert import ExpertShape
-from vlaprune_bench.policies.flow.model import PI_NAMES, SMOL_NAMES, FlowModel, Sizes
+from vlaprune_bench.policies.flow.expert_layers import ExpertShape
+from vlaprune_bench.policies.flow.model import FlowModel
+from vlaprune_bench.policies.flow.sizes import PI_NAMES, SMOL_NAMES, Sizes
 from vlaprune_bench.policies.flow.vision import SiglipShape
 from vlaprune_bench.policies.random_checkpoint import SEED, draw
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from vlaprune_bench.policies.flow.inputs import pi_prompt
-from vlaprune_bench.policies.flow.model import Sizes, smolvla_sizes
 from vlaprune_bench.policies.flow.policy import FlowVLA
+from vlaprune_bench.policies.flow.sizes import Sizes, smolvla_sizes
 from vlaprune_bench.types import UserError
 
 

@@ -165,10 +165,23 @@ class Eyes(nn.Module):
 
     def patches(self, pixels_BCHW: Tensor) -> Tensor:
         """(B, V, width) embeddings of all cameras; pixels are (B, 3 cameras, H, W)."""
+        return self.project(self.features(pixels_BCHW))
+
+    @property
+    def tower_widths(self) -> tuple[int, ...]:
+        """Width of the one tower's outputs."""
+        return (self.tower.config.width,)
+
+    def features(self, pixels_BCHW: Tensor) -> Tensor:
+        """(B, patches of all cameras, width) outputs of the tower."""
         images = pixels_BCHW.unflatten(1, (-1, 3))
-        features = self.tower(images.flatten(0, 1))
+        return self.tower(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
+
+    def project(self, features_BPC: Tensor) -> Tensor:
+        """(B, V, width) embeddings of the tower's outputs."""
+        images = features_BPC.unflatten(1, (-1, self.tower.config.patches))
         weight = next(self.connector.parameters())
-        tokens = self.connector(features.to(weight.dtype))
+        tokens = self.connector(images.flatten(0, 1).to(weight.dtype))
         return tokens.unflatten(0, images.shape[:2]).flatten(1, 2)
 
     def macs(self, cameras: int) -> int:

@@ -46,7 +46,20 @@ class Prismatic(nn.Module):
 
     def patches(self, pixels_BCHW: Tensor) -> Tensor:
         """Projected patch embeddings, (B, V, width), of all cameras."""
-        return self.projector(self.vision_backbone(pixels_BCHW))
+        return self.project(self.features(pixels_BCHW))
+
+    @property
+    def tower_widths(self) -> tuple[int, ...]:
+        """Width of DINOv2's outputs and of SigLIP's."""
+        return self.vision_backbone.tower_widths
+
+    def features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Outputs of both towers, (B, V, width), channels side by side."""
+        return self.vision_backbone(pixels_BCHW)
+
+    def project(self, features_BVC: Tensor) -> Tensor:
+        """Patch embeddings of the towers' outputs."""
+        return self.projector(features_BVC)
 
     def patch_macs(self, cameras: int) -> int:
         """MAC of `patches` for one sample."""

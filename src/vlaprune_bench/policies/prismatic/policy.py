@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from vlaprune_bench.policies.normalize import Bounds, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
 from vlaprune_bench.policies.prismatic.inputs import prompt_ids, with_suffix
 from vlaprune_bench.policies.prismatic.model import Prismatic, unused_tensors
-from vlaprune_bench.policies.transformer.requests import Patches, Work
+from vlaprune_bench.policies.transformer.requests import Work
 from vlaprune_bench.policies.transformer.stack import Sees
 from vlaprune_bench.policies.vla import VLA
 from vlaprune_bench.pruning.base import Pruner
@@ -103,6 +104,14 @@ class PrismaticVLA(VLA):
         )
 
     @classmethod
+    def read_options(
+        cls, options: Sequence[str], cameras: int | None, unnorm_key: str | None
+    ) -> dict[str, Any]:
+        """Cameras and the key of the statistics; see `VLA.read_options`."""
+        super().read_options(options, None, None)
+        return {"cameras": cameras, "unnorm_key": unnorm_key}
+
+    @classmethod
     def _is_prismatic(cls, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint is an OpenVLA of any kind."""
         return "type" not in checkpoint.config
@@ -138,6 +147,9 @@ class PrismaticVLA(VLA):
                 f"{' or '.join(map(str, range(1, self.most_cameras + 1)))}."
             )
         return {} if self.cameras == usual or said else {"cameras": self.cameras}
+
+    def _encoder(self) -> Prismatic:
+        return self.prismatic
 
     def _grids(self) -> tuple[tuple[int, int], ...]:
         return (self.prismatic.vision_backbone.grid,) * self.cameras
@@ -201,10 +213,10 @@ class PrismaticVLA(VLA):
         if inputs.proprio is not None:
             # before the towers: a copy to a GPU waits for the work launched before it
             proprio_P = torch.as_tensor(inputs.proprio, dtype=self.dtype, device=self.device)
-        patches_BVD = yield Patches(self.prismatic, inputs.pixels_1CHW)
+        patches_BVD, fused = yield from self._patches(memory, inputs, memory.layout)
         prompt_TD = self.stack.embed(memory.prompt_T)
         sequence_BLD = self._sequence(prompt_TD, patches_BVD[0], proprio_P)
-        return Prefix(memory.layout, sequence_BLD, patches_BVD[0], prompt_TD)
+        return Prefix(memory.layout, sequence_BLD, patches_BVD[0], prompt_TD, fused)
 
     def _actions(self, normalised: np.ndarray) -> np.ndarray:
         return to_gripper_command(self.action_bounds.unnormalize(normalised))

@@ -194,7 +194,8 @@ class VisionBackbone(nn.Module):
             )
         self.grid = dino.grid
         self.image_size = dino.image
-        self.width = dino.embed_dim + siglip.embed_dim
+        self.tower_widths = (dino.embed_dim, siglip.embed_dim)
+        self.width = sum(self.tower_widths)
         self.featurizer = ViT(dino, attention)
         self.fused_featurizer = ViT(siglip, attention)
 

@@ -87,6 +87,8 @@ class DecoderRun:
         self._segments: list[Segment] = []
         self._taps: dict[int, Tap] = {}
         self._steps = 0
+        self._before: tuple[Tensor, Tensor] | None = None
+        """States before the layer about to run, and the positions of their tokens."""
 
     def prefill(
         self,
@@ -122,6 +124,7 @@ class DecoderRun:
         # segments between decisions share their tokens, hence their rotation
         starts = sorted({0, *borders})
         for start, end in zip(starts, [*starts[1:], self.n_layers], strict=True):
+            self._before = hidden_BND, query_N
             selection = select(start) if start in borders else None
             if selection is not None:
                 hidden_BND, query_N = self._leave(hidden_BND, query_N, selection)
@@ -134,6 +137,7 @@ class DecoderRun:
                 reusing = selection.reuse
             segment = self._segment(range(start, end), query_N, key_K, renumber)
             hidden_BND = yield self._layers(segment, hidden_BND)
+        self._before = None
         tokens = [len(s.query_N) for s in self._segments for _ in s.layers]
         keys = [len(s.key_K) for s in self._segments for _ in s.layers]
         self.prefill_macs = llm_prefill_macs(tokens, self._model.shape, keys)

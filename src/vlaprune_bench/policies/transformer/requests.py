@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -67,29 +67,47 @@ class Encoder(Protocol):
         ...
 
 
+class TwoStageEncoder(Encoder, Protocol):
+    """One whose towers' outputs can be seen, and changed, before they are projected."""
+
+    @property
+    def tower_widths(self) -> tuple[int, ...]:
+        """Width of each tower's outputs."""
+        ...
+
+    def features(self, pixels_BCHW: Tensor) -> Tensor:
+        """Outputs of the towers, (B, patches of all cameras, width), towers side by side."""
+        ...
+
+    def project(self, features_BPC: Tensor) -> Tensor:
+        """What `patches` makes of `features`."""
+        ...
+
+
 @dataclass
 class Patches(Request):
-    """Projected patch embeddings, (1, V, width)."""
+    """Projected patch embeddings, (1, V, width); or half of the way to them."""
 
     model: Encoder
-    pixels_1CHW: Tensor
+    input_1: Tensor
+    """Pixels, (1, channels of all cameras, H, W), or what `project` takes."""
+    part: Literal["patches", "features", "project"] = "patches"
 
     def __post_init__(self) -> None:
-        self.stage, self.order = "vision", (-1, 0)
-        self.shape = (id(self.model), *getattr(self.pixels_1CHW, "shape", ()))
+        self.stage, self.order = "vision", (-1, int(self.part == "project"))
+        self.shape = (id(self.model), self.part, *getattr(self.input_1, "shape", ()))
 
     @classmethod
     def run(cls, requests: Sequence[Patches]) -> list[Tensor | Request]:
-        patches_BVD = requests[0].model.patches(_joined([r.pixels_1CHW for r in requests]))
-        return list(patches_BVD.split(1))
+        compute = getattr(requests[0].model, requests[0].part)
+        return list(compute(_joined([r.input_1 for r in requests])).split(1))
 
     def pure(self) -> Pure:
         def function(inputs: list[Tensor]) -> list[Tensor]:
-            return [self.model.patches(inputs[0])]
+            return [getattr(self.model, self.part)(inputs[0])]
 
-        return Pure(
-            (Patches, id(self.model)), [self.pixels_1CHW], function, lambda outputs: outputs[0]
-        )
+        key = (Patches, id(self.model), self.part)
+        return Pure(key, [self.input_1], function, lambda outputs: outputs[0])
 
 
 @dataclass

@@ -80,6 +80,17 @@ class CallDecoder(DecoderRun):
             start = part.stop - gone
         return torch.cat([*parts, query_N[start:]]) if parts else query_N
 
+    def states(self, rows: Tensor) -> Tensor:
+        """Hidden states before the layer about to run (see Decoder).
+
+        Raises:
+            ValueError: no layer is about to run.
+        """
+        if self._before is None:
+            raise ValueError("hidden states can be had while tokens are selected, not afterwards")
+        hidden_BND, query_N = self._before
+        return hidden_BND[0, torch.searchsorted(query_N, rows.to(query_N.device))]
+
     def charge(self, macs: int) -> None:
         """Add multiply-adds a method did itself to the call's scoring cost."""
         self.scoring_macs += macs

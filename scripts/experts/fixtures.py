@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vlaprune_bench.experts.motion import CLOSE, steer
-from vlaprune_bench.experts.skills import Expert, Grasping, Grip
-from vlaprune_bench.experts.world import World
+from experts.motion import CLOSE, steer
+from experts.skills import Expert, Grasping, Grip
+from experts.world import World
 
 YAW = 0.1
 """Rotation action while a knob is turned (0.05 rad)."""

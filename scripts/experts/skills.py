@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from vlaprune_bench.experts.motion import CLOSE, OPEN, funnel, rotated, steer, turn
-from vlaprune_bench.experts.world import World
+from experts.motion import CLOSE, OPEN, funnel, rotated, steer, turn
+from experts.world import World
 
 ARRIVED_M = 0.007
 STUCK_M, STUCK_STEP_M = 0.012, 0.0008

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vlaprune_bench.experts.fixtures import Pull, Sequence, TurnKnob
-from vlaprune_bench.experts.skills import Expert, Grip, PickPlace, Put
-from vlaprune_bench.experts.world import World
+from experts.fixtures import Pull, Sequence, TurnKnob
+from experts.skills import Expert, Grip, PickPlace, Put
+from experts.world import World
 
 RIM = 0.049
 """From a bowl's centre to its rim."""

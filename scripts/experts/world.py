@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vlaprune_bench.sim.libero import LiberoTask
-from vlaprune_bench.sim.scenes import SceneTable
-from vlaprune_bench.sim.stepping import Shown, scene_hash, short_hash
+from vlaprune_bench.sim.tasks import TaskKey
 
 DEMO_SEED = 20_000
 """Stands where a protocol's environment seed stands, so that no demonstration draws what an
@@ -20,33 +20,11 @@ class SampledTask(LiberoTask):
 
     Any number from 0 names a placement: a function of suite, task and that number. The benchmark's
     init states are never used.
-
-    Attributes:
-        init_state: Time, qpos and qvel the last reset began from, not settled.
     """
 
-    init_state: np.ndarray
-
-    def _begin(self, trial: int, look: bool) -> Shown:
-        self._ready = False
-        try:
-            if self._environment is None or not self._environment.open:
-                self._open()
-                assert self._environment is not None
-                self._placements = SceneTable(
-                    self.suite, self.task, DEMO_SEED, self._environment.draw, "fresh"
-                )
-            scene = self._placements[trial]
-            self._environment.soft_reset(scene)
-            self.init_state = self._environment.env.get_sim_state()
-            shown = self._simulation.reset(trial, scene, self.init_state, look)
-        except BaseException:
-            self.close()  # half a scene is no scene
-            raise
-        sim = self._environment.env.sim
-        self.init_state_hash = short_hash(self.init_state)
-        self.scene_hash = scene_hash(sim.model._model, sim.data._data)
-        return shown
+    def __init__(self, key: TaskKey) -> None:
+        protocol = replace(key.protocol, env_seed=DEMO_SEED)
+        super().__init__(replace(key, protocol=protocol, scenes="fresh"), start="drawn")
 
 
 class World:
@@ -54,8 +32,7 @@ class World:
 
     def __init__(self, task: LiberoTask) -> None:
         """Look at `task`, which was reset; a later reset of the same task may reuse this."""
-        assert task._environment is not None
-        self._inner: Any = task._environment.env.env
+        self._inner: Any = task.inner
         self._model, self._data = self._inner.sim.model._model, self._inner.sim.data._data
         (robot,) = self._inner.robots
         self._site = self._model.site(robot.controller.eef_name).id

@@ -11,14 +11,15 @@ from types import ModuleType
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from experts.motion import funnel, steer, turn
+from experts.tasks import make_expert
+from experts.world import DEMO_SEED, SampledTask, World
 from PIL import Image
 
-from vlaprune_bench.experts.motion import funnel, steer, turn
-from vlaprune_bench.experts.tasks import make_expert
-from vlaprune_bench.experts.world import DEMO_SEED, SampledTask, World
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
-from vlaprune_bench.sim.tasks import get_task, load_init_states
+from vlaprune_bench.sim.suites import load_init_states
+from vlaprune_bench.sim.tasks import TaskKey, get_task
 from vlaprune_bench.types import PROTOCOLS
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal")
@@ -74,13 +75,12 @@ def test_demonstrations_never_begin_at_an_init_state(lite, suite):
     """Poses of all objects, as drawn by reset, against the benchmark's 50 init states."""
     task = 3
     states = load_init_states(get_task(suite, task).init_states_file)
-    with SampledTask(suite, task, lite) as env:
+    with SampledTask(TaskKey(suite, task, lite)) as env:
         drawn = []
         for seed in range(8):
             env.fingerprint(seed)
             drawn.append(env.init_state)
-        assert env._environment is not None
-        inner = env._environment.env.env
+        inner = env.inner
         joints = [inner.sim.model.get_joint_qpos_addr(f"{n}_joint0") for n in inner.objects_dict]
         poses = np.concatenate([np.arange(start, end) for start, end in joints]) + 1  # after time
         # some things of libero_object always stand at one place, so all poses count together
@@ -94,7 +94,7 @@ def test_demonstrations_never_begin_at_an_init_state(lite, suite):
 @pytest.mark.sim
 @pytest.mark.parametrize(("suite", "task"), [("libero_spatial", 4), ("libero_object", 0)])
 def test_expert_solves_an_init_state(lite, suite, task):
-    with LiberoTask(suite, task, lite) as env:
+    with LiberoTask(TaskKey(suite, task, lite)) as env:
         assert solve(env, 0) is not None
 
 
@@ -158,7 +158,7 @@ def test_experts_solve_the_init_states(suite, kind, trials, request):
     assets = request.getfixturevalue("lite" if kind == "lite" else "real_assets")
     solved = []
     for task in range(10):
-        with LiberoTask(suite, task, assets) as env:
+        with LiberoTask(TaskKey(suite, task, assets)) as env:
             steps = [solve(env, trial) for trial in range(trials)]
         solved.append(sum(s is not None for s in steps))
         print(f"{suite} {task} {kind}: {solved[-1]} of {trials}, steps {steps}", flush=True)
