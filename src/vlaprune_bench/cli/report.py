@@ -29,6 +29,7 @@ from vlaprune_bench.files import expand_paths
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
+    from vlaprune_bench.report.decide import Decision
     from vlaprune_bench.report.table import Table
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
@@ -135,6 +136,8 @@ def show(options: ReportOptions) -> None:
             per_task=options.per_task or "tasks" in named,
             per_episode=options.per_episode or "discordant" in named,
         )
+        if not options.table:
+            _print_decisions(report.decisions, options.format)
         print_tables(tables, options.format, options.table)
         sentences = _sentences(caught)
         if options.html is not None:
@@ -147,6 +150,16 @@ def show(options: ReportOptions) -> None:
 
             save(charts(report), options.plots)
     _warn([*_sentences(caught), *report.warnings], options.format)
+
+
+def _print_decisions(page: list[Decision], form: str) -> None:
+    """What is decided, above the tables, where the form has room for words."""
+    from vlaprune_bench.report.decide import as_markdown, as_text
+
+    if form == "terminal":
+        print(as_text(page, shutil.get_terminal_size().columns))
+    elif form == "markdown":
+        print(as_markdown(page))
 
 
 def _sentences(caught: list[warnings.WarningMessage]) -> list[str]:
