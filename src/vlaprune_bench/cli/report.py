@@ -3,7 +3,8 @@
     vlaprune-report results/runs
     vlaprune-report results/runs --html report.html --plots figures
     vlaprune-report results/runs --format latex --table success paired > tables.tex
-    vlaprune-report published
+    vlaprune-report published --check
+    vlaprune-report roofline --shape openvla-oft-7b --gpu h100
     vlaprune-report export results/runs episodes.parquet
     vlaprune-report videos results/runs --left none --right adp --only lost
 
@@ -72,6 +73,25 @@ class PublishedOptions:
     """How tables are printed: terminal, markdown, latex or csv."""
     table: tuple[str, ...] = ()
     """Print these tables alone."""
+    check: bool = False
+    """Put every row to arithmetic: FLOPs by shape, latency by the card's roofline, noise."""
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+
+
+@dataclass(frozen=True)
+class RooflineOptions:
+    """Print the least time a call can take on a card, by stage and keep."""
+
+    shape: str = "openvla-oft-7b"
+    """openvla-7b, openvla-oft-7b, pi0 or pi05."""
+    gpu: str = "h100"
+    """a100, a800, h100, h200, b200, rtx-4090, rtx-5090 or a10g."""
+    format: str = "terminal"
+    """How tables are printed: terminal, markdown, latex or csv."""
+    table: tuple[str, ...] = ()
+    """Print these tables alone: roofline, cards."""
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -204,8 +224,22 @@ def _warn(sentences: list[str], form: str) -> None:
 def published(options: PublishedOptions) -> None:
     """Print the published tables."""
     from vlaprune_bench.report.published import published_tables
+    from vlaprune_bench.report.published_check import check_table
 
-    print_tables(published_tables(), options.format, options.table)
+    tables = [check_table()] if options.check else published_tables()
+    print_tables(tables, options.format, options.table)
+
+
+def roofline(options: RooflineOptions) -> None:
+    """Print the bounds of a shape on a card."""
+    from vlaprune_bench.measure.roofline import GPUS, SHAPES
+    from vlaprune_bench.report.published_check import cards, roofline_tables
+
+    for flag, value, known in (("--shape", options.shape, SHAPES), ("--gpu", options.gpu, GPUS)):
+        if value not in known:
+            raise UserError(f"{flag} is {value}{nearest(value, known)}.")
+    tables = roofline_tables(SHAPES[options.shape], GPUS[options.gpu])
+    print_tables([*tables, cards()], options.format, options.table or ("roofline",))
 
 
 def export(options: ExportOptions) -> None:
@@ -237,6 +271,7 @@ def videos(options: VideoOptions) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "published": (PublishedOptions, published),
+    "roofline": (RooflineOptions, roofline),
     "export": (ExportOptions, export),
     "videos": (VideoOptions, videos),
 }
