@@ -14,8 +14,8 @@ import pytest
 import tyro
 
 from vlaprune_bench import types
+from vlaprune_bench.cli import certify, profile, report, sweep
 from vlaprune_bench.cli import eval as evaluation
-from vlaprune_bench.cli import profile, report, sweep
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.pruning import methods
 
@@ -24,7 +24,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 ROOMS = ROOT / "src" / "vlaprune_bench"
 WHERE = [ROOT, ROOMS, ROOT / "tests", ROOMS / "rollout", ROOMS / "pruning"]
 """Folders that pages name files from."""
-FOREIGN = {"src/lerobot/envs/libero.py", "examples/libero/main.py", "my_method.py"}
+FOREIGN = {
+    "src/lerobot/envs/libero.py",
+    "examples/libero/main.py",
+    "my_method.py",
+    "certificate.md",
+}
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -87,7 +92,7 @@ def test_commands_that_are_shown_parse(page, monkeypatch):
         assert args in ([], ["--quick"])
 
     parsers = {"eval": evaluation.parse, "profile": profile.parse, "sweep": sweep.parse}
-    parsers |= {"report": read_report, "doctor": read_doctor}
+    parsers |= {"report": read_report, "doctor": read_doctor, "certify": certify.parse}
     for line in code(page):
         words = split(re.sub(r"\$\w+", "1", line), comments=True)
         commands = (i for i, word in enumerate(words) if re.fullmatch(r"vlaprune-[a-z]+", word))
@@ -103,7 +108,8 @@ def test_commands_that_are_shown_parse(page, monkeypatch):
 def test_flags_that_are_named_exist(page):
     if page.name in ("tiny.md", "tiny-table.md"):  # of scripts, which --help of each lists
         pytest.skip("flags of scripts")
-    commands = [sweep.SweepOptions, *(kind for kind, _ in report.COMMANDS.values())]
+    commands = [sweep.SweepOptions, sweep.Launching, certify.CertifyOptions]
+    commands += [*(kind for kind, _ in report.COMMANDS.values())]
     known = {"config", "plugin", "method", "quick", "help", "no-deps", "retry-errors"}
     for part in (EvalConfig, profile.ProfileConfig, report.ReportOptions, *commands):
         known |= flags(part)

@@ -95,7 +95,7 @@ def page(made: Mapping[str, Any]) -> str:
         "",
         *(f"- {sentence}" for sentence in made["assumptions"]),
         "",
-        f"Setting: {', '.join(f'{name} {value}' for name, value in setting.items())}.",
+        f"Setting: {', '.join(f'{k} {v}' for k, v in setting.items() if v != '')}.",
         "",
         f"Hardware: {'; '.join(made['hardware'])}. Revisions: {', '.join(made['git_revisions'])}.",
     ]
