@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help setup assets suites demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
 	train-object train-goal clean \
-	bench-profile bench-workers bench-report bench-sim
+	bench-profile bench-gpu bench-workers bench-report bench-sim
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		$$($(BIN)/python -c 'from vlaprune_bench.sim.package import LIBERO; print(LIBERO)')
-	@$(BIN)/python -c 'from vlaprune_bench.sim.gl import choose_gl; choose_gl()' 2>/dev/null \
+	@$(BIN)/python -c 'from vlaprune_bench.sim.gl import choose_gl; choose_gl(); import cv2' 2>/dev/null \
 		|| sh scripts/install_gl.sh $$($(BIN)/python -c 'from vlaprune_bench.sim.gl import DEBIAN; print(DEBIAN)')
 	touch $@
 
@@ -50,11 +50,17 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) main-table tiny-table noise-floor
-sweeps: $(SWEEPS)  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
+.PHONY: sweeps $(SWEEPS) sweep-robustness main-table main-table-pi05 main-table-smolvla tiny-table noise-floor
+sweeps: $(SWEEPS) sweep-robustness  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
 	$(SWEEP) configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+
+# the tables are of the folder the file names: with another --output, call vlaprune-report on it
+sweep-robustness: $(STAMP)  ## what pruning loses where scenes change, and its tables (SMOKE=1: minutes)
+	$(SWEEP) configs/sweeps/robustness.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke,sweeps)/robustness \
+		--table robustness interaction floors
 
 tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suites, and its report
 	$(SWEEP) configs/sweeps/tiny-table.yaml --workers auto $(SWEEP_ARGS)
@@ -65,6 +71,9 @@ tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suite
 noise-floor: $(STAMP)  ## none against none: rerun, other workers and batches, other precision; how many flip
 	$(SWEEP) configs/sweeps/noise-floor.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke/)noise-floor --table noise-floor
+
+main-table-pi05 main-table-smolvla: %: $(STAMP)
+	$(SWEEP) configs/sweeps/$@.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 
 main-table: $(STAMP)  ## every method that holds no other, at every keep, on four suites (SMOKE=1: minutes)
 	$(SWEEP) configs/sweeps/main-table.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
@@ -98,6 +107,9 @@ gallery: $(STAMP)  ## render every task's first frame with both asset sets into 
 
 bench-workers: $(STAMP)  ## episodes per hour of two simulator processes against one
 	$(BIN)/python benchmarks/bench_workers.py $(BENCH)
+
+bench-gpu: $(STAMP)  ## all a GPU is wanted for, in nine minutes, into results/gpu (BENCH=--smoke: on a CPU)
+	$(BIN)/python -m benchmarks.bench_gpu $(BENCH)
 
 bench-report: $(STAMP)  ## time of a whole report over 100,000 synthetic episodes
 	$(BIN)/python -m benchmarks.bench_report $(BENCH)

@@ -228,6 +228,19 @@ def side_by_side(paths: Sequence[Path], out: Path) -> None:
             writer.add(np.concatenate(pictures, axis=1))
 
 
+def first_frame(path: Path) -> np.ndarray:
+    """The first picture of a video, (height, width, 3) uint8.
+
+    Raises:
+        UserError: the video cannot be read.
+    """
+    _, frames = _open(path)
+    frame = next(frames, None)
+    if frame is None:
+        raise UserError(f"{path} has no picture; run its episode again.")
+    return frame
+
+
 def _open(path: Path) -> tuple[dict[str, Any], Iterator[np.ndarray]]:
     """Properties and frames of a video."""
     import imageio_ffmpeg

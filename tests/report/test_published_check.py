@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from vlaprune_bench.cli.report import run
-from vlaprune_bench.measure.roofline import GPUS, SHAPES, UNVERIFIED, bounds, find_gpu, floor_ms
+from vlaprune_bench.measure.call_bounds import SHAPES, bounds, floor_ms
+from vlaprune_bench.measure.roofline import CARDS, UNVERIFIED, card_of
 from vlaprune_bench.report import published_check
 from vlaprune_bench.report.published import entries
 from vlaprune_bench.report.published_check import CONSISTENT, IMPOSSIBLE, UNKNOWN, WRONG
@@ -53,20 +54,20 @@ def test_shapes_are_those_of_the_policies():
         assert (config.embed_dim, config.mlp_dim) == (shape.width, shape.mlp_width)
 
 
-@pytest.mark.parametrize(("card", "ms"), [("a100", 28), ("rtx-4090", 54), ("h100", 8.9)])
+@pytest.mark.parametrize(("card", "ms"), [("a100", 28), ("rtx4090", 54), ("h100", 8.9)])
 def test_an_unpruned_oft_call_has_its_floor(card, ms):
-    assert floor_ms(OFT, GPUS[card]) == pytest.approx(ms, rel=0.03)
+    assert floor_ms(OFT, CARDS[card]) == pytest.approx(ms, rel=0.03)
 
 
 def test_a_decoded_token_reads_all_weights():
-    decode = next(b for b in bounds(OPENVLA, GPUS["rtx-4090"]) if b.stage == "decode")
+    decode = next(b for b in bounds(OPENVLA, CARDS["rtx4090"]) if b.stage == "decode")
     assert (decode.limit, decode.pruning_helps) == ("memory", False)
     assert decode.ms / 6 == pytest.approx(13.4, rel=0.03)
-    assert floor_ms(OPENVLA, GPUS["rtx-4090"], keep=0.0) > 80  # whatever is pruned
+    assert floor_ms(OPENVLA, CARDS["rtx4090"], keep=0.0) > 80  # whatever is pruned
 
 
 def test_tokens_that_leave_later_save_less():
-    h100 = GPUS["h100"]
+    h100 = CARDS["h100"]
     first, third, never = (bounds(OFT, h100, 0.5, layer)[1].ms for layer in (0, 3, 32))
     assert first < third < never == bounds(OFT, h100)[1].ms
     assert third - first == pytest.approx(3 / 32 * (never - first), rel=1e-6)
@@ -133,15 +134,15 @@ def test_published_rows_have_the_trials_they_were_made_of():
 
 
 def test_peak_rates_name_their_source():
-    for gpu in GPUS.values():
-        assert gpu.source
-    assert find_gpu("RTX 4090?") is GPUS["rtx-4090"]
-    assert find_gpu("a card") is None
-    assert GPUS["rtx-5090"].source == UNVERIFIED
+    for card in CARDS.values():
+        assert card.source
+    assert card_of("RTX 4090?") is CARDS["rtx4090"]
+    assert card_of("a card") is None
+    assert CARDS["rtx5090"].source == UNVERIFIED
 
 
 def test_the_command_says_where_pruning_cannot_help(capsys):
-    run(["roofline", "--shape", "openvla-7b", "--gpu", "rtx-4090", "--format", "markdown"])
+    run(["roofline", "--shape", "openvla-7b", "--gpu", "rtx4090", "--format", "markdown"])
     text = capsys.readouterr().out
     assert "Pruning cannot help vision (2.5 ms" in text
     assert "decode (78.7 ms" in text

@@ -293,7 +293,9 @@ def test_nobody_looking_means_no_rendering(lite_assets, monkeypatch, sim):
         assert success is False
     assert rendered == []
     observation, _ = task.step(STAY, look=True)
-    assert rendered == ["agentview", "robot0_eye_in_hand"]
+    # the fixed camera's frame may be put together from several drawings
+    assert list(dict.fromkeys(rendered)) == ["agentview", "robot0_eye_in_hand"]
+    assert sim == "fast" or len(rendered) == 2
     assert observation.images.dtype == np.uint8
     assert task.steps == 4
     task.close()

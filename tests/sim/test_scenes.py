@@ -91,7 +91,7 @@ def test_scenes_of_lerobot_are_those_of_resets_seeded_one_by_one(lite_assets):
         sim = environment.env.sim
         wanted.append(scene_hash(sim.model._model, sim.data._data))
     environment.close()
-    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets, "lerobot")) as task:
+    with LiberoTask(TaskKey("libero_spatial", 4, lite_assets, LEROBOT_PROTOCOL)) as task:
         assert [task.fingerprint(k) for k in (2, 0, 1)] == [wanted[k] for k in (2, 0, 1)]
     assert len(set(wanted)) == 3
 

@@ -191,9 +191,11 @@ def test_distractors_land_apart_and_stay(lite):
         inner = task.inner
         extra = [name for name in inner.objects_dict if name.endswith("_extra")]
         assert len(extra) == 5
-        data = inner.sim.data._data
+        data, model = inner.sim.data._data, inner.sim.model._model
         for name in extra:
             joint = data.joint(inner.get_object(name).joints[-1])
+            start = task.init_state[1:][int(model.joint(joint.id).qposadr[0]) :][3:7]
+            assert abs(start @ joint.qpos[3:7]) > np.cos(np.deg2rad(15) / 2), name  # not fallen
             assert -0.1 < joint.qpos[2] - inner.workspace_offset[2] < 0.25
             assert np.abs(joint.qvel).max() < 0.5
             others = [o for n, o in inner.objects_dict.items() if n != name]

@@ -212,7 +212,10 @@ def test_the_studies_that_are_asked_for_are_there():
         "tradeoff",
         "threshold",
         "gating",
+        "robustness",
         "main-table",
+        "main-table-pi05",
+        "main-table-smolvla",
         "tiny-table",
     }
     table = load_sweep(next(path for path in CONFIGS if path.stem == "main-table"))

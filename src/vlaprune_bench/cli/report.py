@@ -87,7 +87,7 @@ class RooflineOptions:
     shape: str = "openvla-oft-7b"
     """openvla-7b, openvla-oft-7b, pi0 or pi05."""
     gpu: str = "h100"
-    """a100, a800, h100, h200, b200, rtx-4090, rtx-5090 or a10g."""
+    """b200, h200, h100, a100, a800, a10g, l40s, rtx5090, rtx4090 or rtx3090."""
     format: str = "terminal"
     """How tables are printed: terminal, markdown, latex or csv."""
     table: tuple[str, ...] = ()
@@ -232,13 +232,14 @@ def published(options: PublishedOptions) -> None:
 
 def roofline(options: RooflineOptions) -> None:
     """Print the bounds of a shape on a card."""
-    from vlaprune_bench.measure.roofline import GPUS, SHAPES
+    from vlaprune_bench.measure.call_bounds import SHAPES
+    from vlaprune_bench.measure.roofline import CARDS
     from vlaprune_bench.report.published_check import cards, roofline_tables
 
-    for flag, value, known in (("--shape", options.shape, SHAPES), ("--gpu", options.gpu, GPUS)):
+    for flag, value, known in (("--shape", options.shape, SHAPES), ("--gpu", options.gpu, CARDS)):
         if value not in known:
             raise UserError(f"{flag} is {value}{nearest(value, known)}.")
-    tables = roofline_tables(SHAPES[options.shape], GPUS[options.gpu])
+    tables = roofline_tables(SHAPES[options.shape], options.gpu)
     print_tables([*tables, cards()], options.format, options.table or ("roofline",))
 
 

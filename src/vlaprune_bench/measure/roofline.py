@@ -1,252 +1,61 @@
-"""The least time a policy call can take on a card: arithmetic from shapes and peak rates alone.
+"""The least time that arithmetic and memory of a named card allow.
 
-A stage does its FLOPs at the card's dense peak, or reads its weights at the memory's, whichever
-takes longer; stages follow one another. No program is faster than that in this precision, and most
-are two to three times slower. Activations, keys and values, and launches are left out: the bound is
-lower for it, never higher.
+A stage can be no faster than its multiply-adds at the card's peak, nor than reading its weights
+once from the card's memory (Williams et al., "Roofline", CACM 52, 2009). What a kernel reaches of
+it, and what launching costs, is not in it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlaprune_bench.measure.flops import DecoderShape, llm_prefill_macs, mlp_macs, vit_macs
-
-UNVERIFIED = "unverified"
-WEIGHT_BYTES = 2
-"""Of a weight in bfloat16."""
-LAUNCH_US = 4.0
-"""Assumed, not measured: what launching a kernel costs a host that is not ahead, microseconds."""
-KERNELS_PER_LAYER = 15
-"""Assumed: kernels of a decoder layer without fusion or graphs."""
-
 
 @dataclass(frozen=True)
-class Gpu:
-    """A card's peak rates."""
+class Card:
+    """Peak rates of a GPU, dense, without sparsity."""
 
-    name: str
+    names: tuple[str, ...]
+    """Parts of the device's name that tell it, all of which must occur."""
     tflops: float
-    """Dense bfloat16 matrix products, accumulated in float32, TFLOP/s."""
+    """bfloat16 or float16 on tensor cores, float32 accumulation, 10^12 FLOP/s."""
     gb_per_s: float
-    """Of its memory, GB/s."""
+    """Memory, 10^9 bytes/s."""
     source: str
-    """Where both are from, or `UNVERIFIED`."""
 
 
+UNVERIFIED = "unverified (vendor's sheet, from memory)"
 _HMC = "hmc-tech.com/gpus/nvidia-a100-sxm-vs-nvidia-b200"
 _ACE = "acecloud.ai/blog/nvidia-b200-vs-h200-h100-a100"
-GPUS = {
-    "a100": Gpu("A100", 312.0, 2039.0, f"SXM 80 GB: {_HMC}, {_ACE}"),
-    "a800": Gpu("A800", 312.0, 2039.0, UNVERIFIED),
-    "h100": Gpu("H100", 989.0, 3350.0, f"SXM; memory: {_ACE}; products: as the H200"),
-    "h200": Gpu("H200", 989.0, 4800.0, "SXM: itkb.uw.cz/2026/06 (H200 vs B300)"),
-    "b200": Gpu("B200", 2250.0, 8000.0, f"{_HMC}; memory: {_ACE}"),
-    "rtx-4090": Gpu("RTX 4090", 165.2, 1008.0, "waredb.com/processor/nvidia-geforce-rtx-4090"),
-    "rtx-5090": Gpu("RTX 5090", 209.5, 1792.0, UNVERIFIED),
-    "a10g": Gpu("A10G", 70.0, 600.0, UNVERIFIED),
+CARDS = {
+    "b200": Card(("B200",), 2250, 8000, f"{_HMC}; memory: {_ACE}"),
+    "h200": Card(("H200",), 989, 4800, "SXM: itkb.uw.cz/2026/06 (H200 vs B300)"),
+    "h100": Card(("H100",), 989, 3350, f"SXM; memory: {_ACE}; products: those of the H200"),
+    "a100": Card(("A100",), 312, 2039, f"SXM, 80 GB: {_HMC}, {_ACE}"),
+    "a800": Card(("A800",), 312, 2039, UNVERIFIED),
+    "a10g": Card(("A10G",), 70, 600, UNVERIFIED),
+    "l40s": Card(("L40S",), 362, 864, UNVERIFIED),
+    "rtx5090": Card(("5090",), 209.5, 1792, UNVERIFIED),
+    "rtx4090": Card(("4090",), 165.2, 1008, "waredb.com/processor/nvidia-geforce-rtx-4090"),
+    "rtx3090": Card(("3090",), 71, 936, UNVERIFIED),
 }
-"""Cards by name. Third parties' tables, read in November 2026; none is the maker's data sheet."""
+"""Cards by name; consumer cards at half rate with float32 accumulation. Sources are third parties'
+tables, read in November 2026; none is the maker's data sheet."""
 
 
-@dataclass(frozen=True)
-class VisionShape:
-    """A vision transformer that runs once for each camera."""
-
-    patches: int
-    prefix: int
-    depth: int
-    width: int
-    mlp_width: int
-
-    @property
-    def macs(self) -> int:
-        """Of one image."""
-        return vit_macs(self.patches, self.prefix, self.depth, self.width, self.mlp_width, 588)
-
-    @property
-    def weights(self) -> int:
-        """Numbers of its blocks."""
-        return self.depth * (4 * self.width**2 + 2 * self.width * self.mlp_width)
+def card_of(device: str) -> Card | None:
+    """The card a device's name says, or None where it is not in the table."""
+    return next((c for c in CARDS.values() if all(name in device for name in c.names)), None)
 
 
-DINO = VisionShape(256, 5, 23, 1024, 4096)
-SIGLIP = VisionShape(256, 0, 26, 1152, 4304)
-"""OpenVLA's towers; the last block of each is not run."""
-PALIGEMMA = VisionShape(256, 0, 27, 1152, 4304)
-
-
-@dataclass(frozen=True)
-class CallShape:
-    """A policy's call, as far as its arithmetic goes."""
-
-    name: str
-    decoder: DecoderShape
-    layers: int
-    cameras: int
-    patches: int
-    """Visual tokens of a camera."""
-    others: int
-    """Tokens of the prefill that are no visual ones."""
-    towers: tuple[VisionShape, ...]
-    projector: tuple[int, ...]
-    """Widths of the projector's layers."""
-    decoded: int = 0
-    """Tokens decoded one by one after the prefill; each reads all weights of the decoder."""
-    vocabulary: int = 0
-    """Words whose scores a decoded token needs; 0: none is decoded."""
-    denoise_weights: int = 0
-    """Numbers an action expert reads at each denoising step."""
-    denoise_steps: int = 0
-    empty: int = 0
-    """Masked tokens of a camera that is not there, which many implementations compute."""
-
-    @property
-    def visual(self) -> int:
-        return self.cameras * self.patches
-
-    def tokens(self, keep: float) -> int:
-        """Tokens of a prefill that keeps a share of the visual ones from the first layer on."""
-        return self.others + max(round(keep * self.visual), 0)
-
-    def prefill_macs(self, keep: float = 1.0, from_layer: int = 0, empty: bool = False) -> int:
-        """Multiply-adds of the decoder's prefill, tokens leaving before `from_layer`.
-
-        Args:
-            keep: share of visual tokens that stay.
-            from_layer: layer before which the others leave.
-            empty: masked tokens are computed, too.
-        """
-        more = self.empty if empty else 0
-        counts = [self.tokens(1.0) + more] * from_layer
-        counts += [self.tokens(keep) + more] * (self.layers - from_layer)
-        return llm_prefill_macs(counts, self.decoder)
-
-    def attention_macs(self, keep: float = 1.0, empty: bool = False) -> int:
-        """Of them, those of scores and values: quadratic in the tokens."""
-        tokens = self.tokens(keep) + (self.empty if empty else 0)
-        return 2 * self.layers * tokens**2 * self.decoder.query_width
-
-    @property
-    def decoder_weights(self) -> int:
-        """Numbers in the decoder's layers."""
-        d = self.decoder
-        attention = 2 * d.width * (d.query_width + d.kv_width)
-        return self.layers * (attention + 3 * d.width * d.mlp_width)
-
-    @property
-    def vision_macs(self) -> int:
-        """Multiply-adds of towers and projector, all cameras."""
-        towers = sum(tower.macs for tower in self.towers)
-        return self.cameras * (towers + mlp_macs(self.patches, *self.projector))
-
-    @property
-    def vision_weights(self) -> int:
-        towers = sum(tower.weights for tower in self.towers)
-        return towers + mlp_macs(1, *self.projector)
-
-
-LLAMA_7B = DecoderShape(4096, 11008, 4096, 4096)
-GEMMA_2B = DecoderShape(2048, 16384, 2048, 256)
-_PRISMATIC = (2176, 8704, 4096, 4096)
-_EXPERT = 18 * (2 * 1024 * (2048 + 256) + 3 * 1024 * 4096)
-
-
-def _pi(name: str, prompt: int) -> CallShape:
-    return CallShape(
-        name,
-        GEMMA_2B,
-        layers=18,
-        cameras=2,
-        patches=256,
-        others=prompt,
-        towers=(PALIGEMMA,),
-        projector=(1152, 2048),
-        denoise_weights=_EXPERT,
-        denoise_steps=10,
-        empty=256,
-    )
-
-
-SHAPES = {
-    "openvla-7b": CallShape(
-        "openvla", LLAMA_7B, 32, 1, 256, 35, (DINO, SIGLIP), _PRISMATIC, 6, 32064
-    ),
-    "openvla-oft-7b": CallShape(
-        "openvla-oft", LLAMA_7B, 32, 2, 256, 93, (DINO, SIGLIP), _PRISMATIC
-    ),
-    "pi0": _pi("pi0", 48),
-    "pi05": _pi("pi05", 200),
-}
-"""Published shapes by name. Prompts have 35 tokens in OpenVLA's (291 and 605 in all), the padded
-number in pi0's and pi0.5's, whose masked third camera is `empty`."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The least time of a stage."""
-
-    stage: str
-    ms: float
-    limit: str
-    """compute or memory."""
-    pruning_helps: bool
-    """Whether fewer visual tokens make it less."""
-
-
-def stage_bound(gpu: Gpu, flops: float, numbers: float) -> tuple[float, str]:
-    """Least time of some work, ms, and what limits it.
+def bound_ms(card: Card, flops: float, read_bytes: float = 0.0) -> float:
+    """The least time of a stage.
 
     Args:
-        gpu: the card.
-        flops: 2 x MAC.
-        numbers: weights that must be read.
+        card: where it runs.
+        flops: it executes.
+        read_bytes: it must read from memory at least, such as weights once.
+
+    Returns:
+        Milliseconds.
     """
-    compute = flops / gpu.tflops / 1e9
-    memory = numbers * WEIGHT_BYTES / gpu.gb_per_s / 1e6
-    return (compute, "compute") if compute >= memory else (memory, "memory")
-
-
-def bounds(shape: CallShape, gpu: Gpu, keep: float = 1.0, from_layer: int = 0) -> list[Bound]:
-    """Least time of each stage of a call that keeps a share of its visual tokens.
-
-    Args:
-        shape: of the policy.
-        gpu: the card.
-        keep: share of visual tokens, 0 to 1.
-        from_layer: decoder layer before which the others leave.
-    """
-    weights = shape.decoder_weights
-    vision = stage_bound(gpu, 2 * shape.vision_macs, shape.vision_weights)
-    prefill = stage_bound(gpu, 2 * shape.prefill_macs(keep, from_layer), weights)
-    found = [
-        Bound("vision", *vision, False),
-        Bound("prefill", *prefill, prefill[1] == "compute"),
-    ]
-    if shape.decoded:
-        # as many numbers are read as are multiplied: memory is the limit by far
-        each = weights + shape.vocabulary * shape.decoder.width
-        decode = stage_bound(gpu, 2 * each * shape.decoded, each * shape.decoded)
-        found.append(Bound("decode", *decode, False))
-    if shape.denoise_steps:
-        read = shape.denoise_weights * shape.denoise_steps
-        found.append(Bound("denoise", *stage_bound(gpu, 2 * read, read), False))
-    return found
-
-
-def floor_ms(shape: CallShape, gpu: Gpu, keep: float = 1.0) -> float:
-    """Least time of a whole call, ms."""
-    return sum(bound.ms for bound in bounds(shape, gpu, keep))
-
-
-def launch_ms(shape: CallShape) -> float:
-    """What launching the decoder's kernels may cost where nothing is fused, ms: an assumption
-    (`LAUNCH_US`, `KERNELS_PER_LAYER`), no bound."""
-    runs = 1 + shape.decoded
-    return runs * shape.layers * KERNELS_PER_LAYER * LAUNCH_US / 1000
-
-
-def find_gpu(printed: str) -> Gpu | None:
-    """The card a source names, as "RTX 4090?"; None: no card, or none of the table."""
-    text = printed.lower().replace("?", "").strip().replace(" ", "-")
-    return GPUS.get(text)
+    return max(flops / (card.tflops * 1e9), read_bytes / (card.gb_per_s * 1e6))

@@ -16,11 +16,20 @@ def declared_protocol(checkpoint: str) -> EvalProtocol:
         checkpoint: an embedded one's name, a folder or a hub id. Of a hub id that was never
             fetched nothing is known, so OpenVLA's: once it is, ask again.
     """
-    path = _config_path(checkpoint)
-    try:
-        return OPENVLA_PROTOCOL if path is None else protocol_of(json.loads(path.read_bytes()))
-    except ValueError:
-        return OPENVLA_PROTOCOL  # loading it says what is wrong
+    if checkpoint not in _known:
+        path = _config_path(checkpoint)
+        try:
+            found = None if path is None else json.loads(path.read_bytes())
+        except ValueError:
+            found = None  # loading it says what is wrong
+        if not isinstance(found, dict):
+            return OPENVLA_PROTOCOL
+        _known[checkpoint] = protocol_of(found)
+    return _known[checkpoint]
+
+
+_known: dict[str, EvalProtocol] = {}
+"""By checkpoint: a process asks for one many times."""
 
 
 def protocol_of(config: dict[str, object]) -> EvalProtocol:

@@ -41,6 +41,7 @@ class ProfileRow:
     # how long it takes
     latency_total_p50_ms: float | None = column("median call, synchronised", "ms")
     latency_total_p90_ms: float | None = column("90th percentile call, synchronised", "ms")
+    latency_total_p99_ms: float | None = column("99th percentile call, synchronised", "ms")
     latency_preprocess_p50_ms: float | None = column("frames and prompt to model input", "ms")
     latency_preprocess_p90_ms: float | None = column("frames and prompt to model input", "ms")
     latency_vision_p50_ms: float | None = column("vision towers and projector", "ms")

@@ -223,6 +223,7 @@ def profile_row(
         ms = variant.column(f"latency_{stage}_ms")
         for q in (50, 90):
             latencies[f"latency_{stage}_p{q}_ms"] = _percentile(ms, q)
+    latencies["latency_total_p99_ms"] = _percentile(variant.column("latency_total_ms"), 99)
     both = sorted(set(counted) & set(none.measured()))
     paired = [none.calls[i].latency_total_ms / variant.calls[i].latency_total_ms for i in both]
     peaks = [variant.peaks[i] for i in counted] if variant.peaks else []

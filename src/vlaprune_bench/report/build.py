@@ -19,6 +19,7 @@ from vlaprune_bench.report.decide import Decision, Evidence, decisions
 from vlaprune_bench.report.noise import Noise, noise
 from vlaprune_bench.report.overview import Overview
 from vlaprune_bench.report.published_match import match_tables
+from vlaprune_bench.report.robustness import Robustness
 from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
 from vlaprune_bench.report.table import Table
 
@@ -77,6 +78,10 @@ class Report:
         return trials_table(self.results, self.pairs)
 
     @cached_property
+    def robustness(self) -> Robustness:
+        return Robustness(self.results, self.pairs)
+
+    @cached_property
     def sweeps(self) -> list[Table]:
         """A table for every option that varies, in the order of `axes`."""
         return [sweep_table(self.overview, axis) for axis in self.axes]
@@ -88,7 +93,8 @@ class Report:
 
     @cached_property
     def warnings(self) -> list[str]:
-        return caveats(self.results, self.pairs, self.overview.absent)
+        found = caveats(self.results, self.pairs, self.overview.absent)
+        return [*found, *self.robustness.warnings]
 
     def tables(self, per_task: bool = False, per_episode: bool = False) -> list[Table]:
         """All tables that have rows.
@@ -103,7 +109,7 @@ class Report:
         found += [self.paired, self.noise.table]
         if per_episode:
             found.append(self.discordant)
-        found += [self.trials, *self.sweeps, *self.beside]
+        found += [*self.robustness.tables, self.trials, *self.sweeps, *self.beside]
         return [table for table in found if table.rows]
 
 

@@ -146,7 +146,7 @@ def _pairing(results: Results, found: list[Pairs]) -> Iterator[str]:
     compared = {pair.cell.index for pair in found}
     alone = [c.label for c in results.cells if c.method != "none" and c.index not in compared]
     if alone:
-        yield f"no run of none in the same setting for {_some(alone)}: not compared"
+        yield f"no run of none in the same setting for {some(alone)}: not compared"
     if unpaired := [pair.unpaired for pair in found if pair.unpaired]:
         yield (
             f"{sum(unpaired)} episodes in {len(unpaired)} cells have no finished partner of none: "
@@ -169,7 +169,8 @@ def _unlike_pairs(found: list[Pairs]) -> Iterator[str]:
             yield f"{pair.cell.label}: {count} of {len(pair.frame)} pairs {DIFFER[column]}"
 
 
-def _some(names: list[str], limit: int = 5) -> str:
+def some(names: list[str], limit: int = 5) -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
@@ -193,7 +194,7 @@ def _runs(results: Results) -> Iterator[str]:
     ran = set(results.episodes.run_id.unique())
     empty = sorted(set(results.runs) - ran)
     if empty:
-        yield f"runs with a configuration and no episode: {_some(empty)}"
+        yield f"runs with a configuration and no episode: {some(empty)}"
     unknown = sorted(ran - set(results.runs))
     if unknown:
-        yield f"the configuration of these runs is not in the folder: {_some(unknown)}"
+        yield f"the configuration of these runs is not in the folder: {some(unknown)}"

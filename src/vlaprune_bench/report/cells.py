@@ -11,11 +11,11 @@ import json
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.config import digest, flatten
+from vlaprune_bench.config import What, digest, flatten
 from vlaprune_bench.report.runs import read_runs
 from vlaprune_bench.types import (
     DEFAULTS,
@@ -148,6 +148,15 @@ class Results:
         return next(same, None)
 
 
+@cache
+def base_of(suite: str) -> str:
+    """The LIBERO suite that a suite comes from; itself where it is none that is known here."""
+    try:
+        return What(suite=suite).base_suite
+    except UserError:
+        return suite
+
+
 def usual(name: str, setting: Mapping[str, Any]) -> bool:
     """Whether a part of a setting is what it mostly is: a call of `openvla` gives one action."""
     if name == "execute_steps" and setting["policy"] == "openvla":
@@ -225,7 +234,7 @@ def _budgets(episodes: pd.DataFrame) -> list[str]:
     kinds = episodes[["protocol", "suite", "max_steps"]].drop_duplicates()
     names = {
         (protocol, suite, steps): "protocol"
-        if protocol in PROTOCOLS and PROTOCOLS[protocol].budgets.get(suite) == steps
+        if protocol in PROTOCOLS and PROTOCOLS[protocol].budgets.get(base_of(suite)) == steps
         else f"{steps} steps"
         for protocol, suite, steps in kinds.itertuples(index=False)
     }

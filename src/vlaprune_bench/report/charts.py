@@ -80,7 +80,13 @@ def charts(report: Report) -> list[Chart]:
     made = [*_costs(report)]
     for axis in report.axes:
         made += _sweep(report, axis)
-    made += [*_heat(report), *_timelines(report), *_tokens(report), *_latency(report)]
+    made += [
+        *_severity(report),
+        *_heat(report),
+        *_timelines(report),
+        *_tokens(report),
+        *_latency(report),
+    ]
     return [chart for chart in made if any(series.x for series in chart.series)]
 
 
@@ -112,7 +118,7 @@ def _points(name: str, found: list[tuple[Any, Rate, str]], dashed: bool = False)
 def full_label(report: Report, cell: Cell) -> str:
     """A cell's label with the parts of its setting that are not shared."""
     shown = report.results.shown_settings
-    return " ".join([*(cell.setting[name] for name in shown), cell.label])
+    return " ".join(filter(None, [*(cell.setting[name] for name in shown), cell.label]))
 
 
 def _costs(report: Report) -> list[Chart]:
@@ -183,6 +189,23 @@ def _sweep(report: Report, axis: Axis) -> list[Chart]:
                 series,
             )
         )
+    return made
+
+
+def _severity(report: Report) -> list[Chart]:
+    """Success over the severity of each change."""
+    made = []
+    for line in report.robustness.lines:
+        series = [
+            _points(name, [(x, rate, f"{name}, severity {x}") for x, rate in found])
+            for name, found in line.rates.items()
+        ]
+        for name, low in line.floors.items():
+            series.append(_points(name, [(x, low, "") for x in (0, 5)], dashed=True))
+        name = _name("severity", line.dimension, line.suite)
+        variant = f"{line.dimension}, {line.suite}"
+        axes = ("severity (0: nominal)", "success, %")
+        made.append(Chart(name, "Success over severity", variant, "lines", *axes, series))
     return made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FRAMES = 48
+"""First frames a page shows, at most."""
 
 
 def find_videos(results: Path) -> dict[str, Path]:
@@ -37,6 +42,34 @@ def partners(report: Report) -> dict[str, str]:
     for pair in report.pairs:
         found |= dict(zip(pair.losses.episode_id, pair.losses.episode_id_none, strict=True))
     return found
+
+
+def first_frames(report: Report) -> list[tuple[str, str]]:
+    """The first frame of one film for each change of the scenes, nominal ones first; of `none`
+    where it was filmed, for its pictures have no dimmed patches.
+
+    Returns:
+        What is changed, and the picture as a `data:` address. Nothing, where nothing is changed.
+    """
+    there, chosen = find_videos(report.results.folder), {}
+    for change, episodes in report.robustness.seen:
+        filmed = [name for name in episodes.episode_id if name in there]
+        if filmed and change.name not in chosen:
+            chosen[change.name] = there[filmed[0]]
+    if not report.robustness.tables:
+        return []
+    return [(name, _picture(path)) for name, path in list(chosen.items())[:FRAMES]]
+
+
+def _picture(path: Path) -> str:
+    """The first frame of a film, ready for a page."""
+    from PIL import Image
+
+    from vlaprune_bench.video import first_frame
+
+    out = io.BytesIO()
+    Image.fromarray(first_frame(path)).save(out, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
 def find_cell(report: Report, name: str, flag: str) -> Cell:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import average, rate
 from vlaprune_bench.report.calls import LATENCIES, measured_calls
-from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results, usual
+from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results, base_of, usual
 from vlaprune_bench.report.runs import plan
 from vlaprune_bench.report.table import Column, Table
 
@@ -95,25 +95,33 @@ class Overview:
         rows = [self._rates(cell) for cell in results.cells]
         columns = cell_columns(results)
         columns += [Column(suite, TITLES.get(suite, suite), "percent") for suite in results.suites]
-        if len(results.suites) > 1:
+        if len(self.averaged) > 1:
             columns.append(Column("average", "average", "percent"))
         columns += [Column(n, n, "count") for n in ("episodes", "errors", "missing")]
         notes = [INTERVALS, "Errors and timeouts are no failures and count in no rate."]
-        if len(results.suites) > 1 and any("average" not in row for row in rows):
+        if len(self.averaged) > 1 and any("average" not in row for row in rows):
             notes.append("No average where a suite is missing.")
+        if len(self.averaged) < len(results.suites):
+            notes.append("Perturbed suites are in no average.")
         return Table("success", f"Success rates{self.shared}", columns, rows, notes)
+
+    @property
+    def averaged(self) -> list[str]:
+        """The suites of the average: LIBERO's own, or perturbed ones where there are no others."""
+        suites = self.results.suites
+        return [suite for suite in suites if base_of(suite) == suite] or suites
 
     def _rates(self, cell: Cell) -> dict[str, Any]:
         """Success of a cell by suite, their average, and what is not in it."""
         episodes, suites = self.results.episodes_of(cell), self.results.suites
-        keys = [(cell.index, suite) for suite in suites if (cell.index, suite) in self.by_task]
-        counts = [self.by_task[key] for key in keys]
+        counts = {s: self.by_task[cell.index, s] for s in suites if (cell.index, s) in self.by_task}
         row = cell_values(cell)
-        for (_, suite), own in zip(keys, counts, strict=True):
+        for suite, own in counts.items():
             row[suite] = rate(int(own.successes.sum()), int(own.trials.sum()))
-        if len(counts) == len(suites):
+        if all(suite in counts for suite in self.averaged):
+            whole = [counts[suite] for suite in self.averaged]
             row["average"] = average(
-                [(own.successes.to_numpy(), own.trials.to_numpy()) for own in counts]
+                [(own.successes.to_numpy(), own.trials.to_numpy()) for own in whole]
             )
         row["episodes"] = int((episodes.status == "ok").sum())
         row["errors"] = len(episodes) - row["episodes"]
@@ -206,7 +214,8 @@ class Overview:
 
 def _full(results: Results, cell: Cell) -> str:
     """A cell's label with the parts of its setting that are not shared."""
-    return " ".join([*(cell.setting[name] for name in results.shown_settings), cell.label])
+    parts = [*(cell.setting[name] for name in results.shown_settings), cell.label]
+    return " ".join(filter(None, parts))
 
 
 def _means(episodes: pd.DataFrame) -> dict[str, float]:

@@ -18,7 +18,7 @@ from vlaprune_bench.report.build import Report
 from vlaprune_bench.report.caveats import versions_seen
 from vlaprune_bench.report.cells import TITLES, Results
 from vlaprune_bench.report.charts import Chart, charts, full_label
-from vlaprune_bench.report.gallery import links, partners
+from vlaprune_bench.report.gallery import first_frames, links, partners
 from vlaprune_bench.report.interactive import plotly
 from vlaprune_bench.report.published import published_tables
 from vlaprune_bench.report.table import Column, Table, show
@@ -73,6 +73,8 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         warnings=[*sentences, *report.warnings],
         decisions=report.decisions,
         summary=[t for t in _summary(report) if t.rows],
+        robustness=report.robustness.tables,
+        frames=first_frames(report),
         sweeps=report.sweeps,
         tasks=overview.tasks,
         beside=report.beside,

@@ -6,19 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vlaprune_bench.measure.roofline import (
-    GPUS,
+from vlaprune_bench.measure.call_bounds import (
     KERNELS_PER_LAYER,
     LAUNCH_US,
     SHAPES,
-    UNVERIFIED,
     CallShape,
-    Gpu,
     bounds,
-    find_gpu,
     floor_ms,
     launch_ms,
 )
+from vlaprune_bench.measure.roofline import CARDS, UNVERIFIED, Card, card_of
 from vlaprune_bench.report.published import Entry, against_none, definition, entries, verdict
 from vlaprune_bench.report.table import Column, Table, si
 
@@ -142,16 +139,16 @@ def _latency(entry: Entry, shape: CallShape | None) -> Check:
         return UNKNOWN, f"{printed}: no shape of {entry.backbone} is known here"
     if not entry.hardware:
         return UNKNOWN, f"{printed}: no hardware is named"
-    gpu = find_gpu(entry.hardware)
-    if gpu is None:
+    card = card_of(entry.hardware)
+    if card is None:
         return UNKNOWN, f"{printed}: peak rates of {entry.hardware} are not known here"
     keep = 0.0 if math.isnan(entry.keep) else entry.keep
     loop = "layer loop" in definition(entry.source).speedup
-    stages = [b for b in bounds(shape, gpu, keep) if not loop or b.stage == "prefill"]
+    stages = [b for b in bounds(shape, card, keep) if not loop or b.stage == "prefill"]
     least = sum(bound.ms for bound in stages)
     what = "layer loop" if loop else "whole call"
-    peak = f", peak rates {UNVERIFIED}" if gpu.source == UNVERIFIED else ""
-    said = f"{printed}; {what} on {gpu.name} takes {least:.1f} ms at least{peak}"
+    peak = ", peak rates unverified" if card.source == UNVERIFIED else ""
+    said = f"{printed}; {what} on {entry.hardware} takes {least:.1f} ms at least{peak}"
     if entry.latency_ms < least:
         return IMPOSSIBLE, said
     return CONSISTENT, f"{said}: {least / entry.latency_ms:.0%} of its peak"
@@ -165,18 +162,18 @@ def _speedup(entry: Entry, base: Entry | None, shape: CallShape | None) -> Check
     ratio = base.flops / entry.flops
     if not math.isnan(ratio) and abs(ratio - entry.speedup) <= ROUNDING:
         return UNKNOWN, f"{entry.speedup:g} is the ratio of its FLOPs ({ratio:.3f}): no timing"
-    gpu = find_gpu(entry.hardware) if entry.hardware else None
-    if shape is None or gpu is None or not math.isnan(entry.latency_ms):
+    card = card_of(entry.hardware) if entry.hardware else None
+    if shape is None or card is None or not math.isnan(entry.latency_ms):
         return UNKNOWN, f"{entry.speedup:g}" + (
             "" if math.isnan(ratio) else f" (FLOPs ratio {ratio:.2f})"
         )
     keep = 0.0 if math.isnan(entry.keep) else entry.keep
-    least = floor_ms(shape, gpu, keep)
-    parts = {b.stage: b.ms for b in bounds(shape, gpu, keep)}
+    least = floor_ms(shape, card, keep)
+    parts = {b.stage: b.ms for b in bounds(shape, card, keep)}
     decode = f", {parts['decode']:.0f} of them decode" if "decode" in parts else ""
     return UNKNOWN, (
         f"{entry.speedup:g} with no ms printed: this call takes {least:.0f} ms at least on "
-        f"{gpu.name}{decode}, so the unpruned one took {entry.speedup * least:.0f} ms or more"
+        f"{entry.hardware}{decode}, so the unpruned one took {entry.speedup * least:.0f} ms or more"
     )
 
 
@@ -194,16 +191,17 @@ def _success(entry: Entry, known: Sequence[Entry]) -> str:
     )
 
 
-def roofline_tables(shape: CallShape, gpu: Gpu) -> list[Table]:
-    """The least time of each stage by keep, and where pruning cannot help."""
-    stages = [bound.stage for bound in bounds(shape, gpu)]
+def roofline_tables(shape: CallShape, name: str) -> list[Table]:
+    """The least time of each stage by keep on a card of `CARDS`, and where pruning cannot help."""
+    card = CARDS[name]
+    stages = [bound.stage for bound in bounds(shape, card)]
     rows = []
     for keep in KEEPS:
-        found = {bound.stage: bound for bound in bounds(shape, gpu, keep)}
+        found = {bound.stage: bound for bound in bounds(shape, card, keep)}
         total = sum(bound.ms for bound in found.values())
         row: dict[str, Any] = {"keep": keep, "tokens": shape.tokens(keep), "total": total}
         row |= {stage: bound.ms for stage, bound in found.items()}
-        row["gain"] = floor_ms(shape, gpu) / total
+        row["gain"] = floor_ms(shape, card) / total
         row["limit"] = ", ".join(f"{b.stage} {b.limit}" for b in found.values())
         rows.append(row)
     columns = [
@@ -215,23 +213,23 @@ def roofline_tables(shape: CallShape, gpu: Gpu) -> list[Table]:
         Column("limit", "limited by"),
     ]
     notes = [
-        f"{gpu.name}: {gpu.tflops:g} TFLOP/s dense bfloat16, {gpu.gb_per_s:g} GB/s ({gpu.source}). "
+        f"{name}: {card.tflops:g} TFLOP/s dense bfloat16, {card.gb_per_s:g} GB/s ({card.source}). "
         "Tokens leave before the first layer. Lower bounds: no program is faster, most are slower.",
-        *_no_help(shape, gpu),
+        *_no_help(shape, card),
     ]
     return [Table("roofline", f"Least time of a call: {shape.name}", columns, rows, notes)]
 
 
-def _no_help(shape: CallShape, gpu: Gpu) -> list[str]:
+def _no_help(shape: CallShape, card: Card) -> list[str]:
     """Where fewer visual tokens save nothing, in sentences."""
-    whole = bounds(shape, gpu)
+    whole = bounds(shape, card)
     total = sum(bound.ms for bound in whole)
     fixed = [bound for bound in whole if bound.stage != "prefill"]
     said = " and ".join(f"{b.stage} ({b.ms:.1f} ms, {b.ms / total:.0%} of the call)" for b in fixed)
     notes = [f"Pruning cannot help {said}."]
-    least = {b.stage: b for b in bounds(shape, gpu, 0.0)}["prefill"]
+    least = {b.stage: b for b in bounds(shape, card, 0.0)}["prefill"]
     if least.limit == "memory":
-        turn = next(k / 100 for k in range(100, -1, -1) if _reads(shape, gpu, k / 100))
+        turn = next(k / 100 for k in range(100, -1, -1) if _reads(shape, card, k / 100))
         notes.append(
             f"Nor the prefill below keep {turn:g}: reading the weights takes {least.ms:.1f} ms, "
             "however few tokens there are."
@@ -246,14 +244,14 @@ def _no_help(shape: CallShape, gpu: Gpu) -> list[str]:
     return notes
 
 
-def _reads(shape: CallShape, gpu: Gpu, keep: float) -> bool:
+def _reads(shape: CallShape, card: Card, keep: float) -> bool:
     """Whether reading weights is what limits a prefill."""
-    return {b.stage: b for b in bounds(shape, gpu, keep)}["prefill"].limit == "memory"
+    return {b.stage: b for b in bounds(shape, card, keep)}["prefill"].limit == "memory"
 
 
 def cards() -> Table:
     """The peak rates there are, each with its source."""
-    rows = [{"card": key, **vars(gpu)} for key, gpu in GPUS.items()]
+    rows = [{"card": key, **vars(card)} for key, card in CARDS.items()]
     columns = [
         Column("card", "--gpu", leading=True),
         Column("tflops", "TFLOP/s\nbf16 dense", "number"),

@@ -22,7 +22,10 @@ _BESIDE_COST = (
 
 
 def matches(cell: Cell, entry: Entry) -> bool:
-    """Same backbone, method and keep; `none` keeps all, and not stated is equal to nothing."""
+    """Same backbone, method and keep, nominal scenes; `none` keeps all, and not stated is equal to
+    nothing."""
+    if cell.setting["perturbation"]:
+        return False
     if (cell.setting["policy"], cell.method) != (entry.backbone, entry.method):
         return False
     return cell.method == "none" or (

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.files import read_text
 from vlaprune_bench.types import N_TASKS, UserError
+
+CHOOSE = ("suite", "dimension", "base_tasks", "task_ids", "trials", "scenes", "suite_reading")
+"""Options that choose the tasks and trials of a perturbed suite."""
 
 
 def read_runs(folder: Path) -> dict[str, str]:
@@ -39,7 +45,22 @@ def plan(text: str) -> set[tuple[str, int, int, int]]:
     config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if not isinstance(config, dict) or "suite" not in config:
         return set()
-    suite = config["suite"]
-    tasks = config.get("task_ids") or range(N_TASKS[suite])
-    trials = range(config.get("trials", 50))
-    return {(suite, task, trial, config.get("seed", 7)) for task in tasks for trial in trials}
+    suite, seed = config["suite"], config.get("seed", 7)
+    if suite in N_TASKS:
+        tasks, trials = config.get("task_ids") or range(N_TASKS[suite]), config.get("trials", 50)
+    else:
+        tasks, trials = _of_perturbed(config)
+    return {(suite, task, trial, seed) for task in tasks for trial in range(trials)}
+
+
+def _of_perturbed(config: dict[str, Any]) -> tuple[Sequence[int], int]:
+    """Tasks and trials a run of a perturbed suite asks for; none where its data is not at hand."""
+    given = {name: config[name] for name in CHOOSE if name in config}
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    what = EvalConfig.of(**plain).what
+    try:
+        return what.tasks, what.n_trials
+    except UserError as error:
+        sentence = f"what runs of {what.suite} lack is not counted: {error}"
+        warnings.warn(sentence, stacklevel=4)
+        return (), 0

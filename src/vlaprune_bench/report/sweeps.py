@@ -109,7 +109,8 @@ def _others(results: Results, cell: Cell, option: str, names: list[str]) -> str:
     parts = [*(cell.setting[name] for name in results.shown_settings), cell.method]
     if option != "keep" and not math.isnan(cell.keep):
         parts.append(f"keep={cell.keep:g}")
-    return " ".join([*parts, *(f"{short[name]}={cell.options.get(name)}" for name in names)])
+    parts += [f"{short[name]}={cell.options.get(name)}" for name in names]
+    return " ".join(filter(None, parts))
 
 
 def sweep_table(overview: Overview, axis: Axis) -> Table:

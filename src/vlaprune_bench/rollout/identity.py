@@ -54,8 +54,9 @@ class Facts:
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
     """The episodes a configuration asks for, task by task, trials in order."""
     what = config.what
+    protocol, budget = what.evaluation.name, what.budget  # once: they may look at files
     return [
-        EpisodeSpec(what.suite, task, trial, what.seed, what.evaluation.name, what.budget)
+        EpisodeSpec(what.suite, task, trial, what.seed, protocol, budget)
         for task in what.tasks
         for trial in range(what.n_trials)
     ]

@@ -106,7 +106,7 @@ class Cameras:
                     self._data,
                     camera,
                     self._culling,
-                    [Backdrop(context.con, self._size) for _ in range(2)],
+                    [Backdrop(context.con, self._size) for _ in range(3)],
                     robot,
                 )
                 for camera in self._ids

@@ -19,8 +19,9 @@ from vlaprune_bench.types import UserError
 BACKENDS = ("egl", "osmesa", "glfw")
 PROBE_TIMEOUT_S = 60.0
 
-DEBIAN = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1"
-"""Debian's packages of a renderer in software; libgl1 is what PyOpenGL finds its functions in."""
+DEBIAN = "libegl1 libegl-mesa0 libgl1-mesa-dri libgl1 libglib2.0-0"
+"""Debian's packages of a renderer in software; PyOpenGL finds its functions in libgl1, and OpenCV,
+which robosuite imports, needs it and libglib2.0-0."""
 _INSTALL = (
     f"on Debian or Ubuntu install a renderer with `apt install {DEBIAN}` (EGL) or "
     "`apt install libosmesa6` (OSMesa)"

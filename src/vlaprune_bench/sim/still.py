@@ -34,7 +34,8 @@ class StillCamera:
             data: MuJoCo's.
             camera: Its id.
             culling: Knows the mirror.
-            backdrops: Two, used by this camera alone: with the mirror's surface, and without.
+            backdrops: Three, used by this camera alone: what rests with the mirror's surface and
+                without, and what is still being put together.
             robot: Root body of the robot, whose links move at every step.
         """
         self._model, self._data, self._camera = model, data, camera
@@ -76,8 +77,16 @@ class StillCamera:
             draw(unseen | self._moving | mirror)
             backdrop.keep()
             self._kept.add(reflecting)
-        draw(unseen | ~(self._moving | mirror | (mirrored & reflecting)))
+        if not reflecting:
+            draw(unseen | ~self._moving)
+            backdrop.put_behind()
+            return True
+        # what stands before a mirror is drawn twice: the rest of what moves apart from it
+        draw(unseen | ~(self._moving & ~mirrored))
         backdrop.put_behind()
+        self._backdrops[2].keep()
+        draw(unseen | ~(mirror | mirrored))
+        self._backdrops[2].put_behind()
         return True
 
     def _depth_decides(self, unseen: np.ndarray, anew: np.ndarray) -> bool:

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 _GAP_M = 0.01
 """Between the boxes around two things."""
 _TRIES = 200
-_DROP_M = 0.01
+_DROP_M = 0.005
 """How far above the table an added object begins; it lands while the scene settles."""
+_AWAY_M = 5.0
+"""Where an object that has no place yet is, below and above everything."""
+_ABOVE_M = 0.5
+"""How far above the table a look down at it begins."""
 _MORE = ("libero_object", "libero_10")
 _AROUND_M = 0.1
 """How far beyond the task's own regions an added object may stand."""
@@ -65,14 +69,12 @@ class Ground:
     """Where the objects of an init state stand, seen from above."""
 
     def __init__(self, stage: Stage, state: np.ndarray) -> None:
-        import mujoco
-
         self._stage, self._inner = stage, stage.inner
         self._qpos = stage.qpos(state)
-        # where things are at the init state; setting it computes all of this again
-        stage.data.qpos[:] = self._qpos
-        mujoco.mj_kinematics(stage.model, stage.data)
         waiting = set(stage.extras)
+        for name in waiting:
+            self._qpos[self._joint(name)][2] = -_AWAY_M
+        self._look()  # where things are at the init state; setting it computes all of this again
         things = [*self._inner.objects_dict, *self._inner.fixtures_dict]
         boxes = {name: self._box(name) for name in things if name not in waiting}
         self._boxes = {name: box for name, box in boxes.items() if box is not None}
@@ -109,27 +111,42 @@ class Ground:
         everywhere = np.array(list(self.regions.values()))
         area = np.array([everywhere[:, 0].min(0), everywhere[:, 1].max(0)])
         area += np.outer((-1, 1), 2 * [_AROUND_M])
-        thing, ground = self._inner.get_object(name), self._inner.workspace_offset
         joint = self._joint(name)
-        height = ground[2] - thing.bottom_offset[2] + _DROP_M
-        self._qpos[joint] = [0, 0, height, *_turned(thing)]
-        self._settle_kinematics()
-        at_origin = self._box(name)
-        assert at_origin is not None, name
+        self._qpos[joint] = [0, 0, _AWAY_M, *_turned(self._inner.get_object(name))]
+        self._look()
+        low, high = self._span(name)
         for _ in range(_TRIES):
             place = rng.uniform(*area)
-            box = at_origin + place
+            box = np.array([low[:2], high[:2]]) + place
             if not any(_overlap(box, other, _GAP_M) for other in self._boxes.values()):
                 self._boxes[name] = box
-                self._qpos[joint][:2] = place
+                height = self._height(place) + _DROP_M - (low[2] - _AWAY_M)
+                self._qpos[joint][:3] = [*place, height]
                 return
         raise RuntimeError(f"no free place for {name} in {_TRIES} tries")
 
-    def _settle_kinematics(self) -> None:
+    def _look(self) -> None:
+        """Compute where things are now."""
         import mujoco
 
         self._stage.data.qpos[:] = self._qpos
         mujoco.mj_kinematics(self._stage.model, self._stage.data)
+
+    def _height(self, place: np.ndarray) -> float:
+        """How high the table or the floor is at a free place: the first thing below that is fixed
+        to the world; an arm may hang above."""
+        import mujoco
+
+        model, data = self._stage.model, self._stage.data
+        groups = np.array([1, 1, 0, 0, 0, 0], np.uint8)  # the floor is in the second
+        down, hit = np.array([0.0, 0, -1]), np.full(1, -1, np.int32)
+        height = float(self._inner.workspace_offset[2]) + _ABOVE_M
+        while True:
+            start = np.array([*place, height])
+            height -= float(mujoco.mj_ray(model, data, start, down, groups, 1, -1, hit)) + 1e-6
+            assert hit[0] >= 0, place
+            if model.body_weldid[model.geom_bodyid[hit[0]]] == 0:
+                return height
 
     def _regions(self, waiting: set[str]) -> dict[str, np.ndarray]:
         """World rectangles, (low, high) x (x, y), of objects placed on the table or the floor."""
@@ -168,9 +185,14 @@ class Ground:
 
     def _box(self, name: str) -> np.ndarray | None:
         """(low, high) x (x, y) around a thing's geoms, or None where it has none."""
+        low, high = self._span(name)
+        return np.array([low[:2], high[:2]]) if np.isfinite(low).all() else None
+
+    def _span(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest corner, (3,), around a thing's geoms; infinite where it has none."""
         model, data = self._stage.model, self._stage.data
         root = self._inner.obj_body_id[name]
-        corners = []
+        low, high = np.full(3, np.inf), np.full(3, -np.inf)
         for geom in range(model.ngeom):
             body = int(model.geom_bodyid[geom])
             while body not in (0, root):
@@ -180,8 +202,8 @@ class Ground:
             middle, half = model.geom_aabb[geom, :3], model.geom_aabb[geom, 3:]
             turn = data.geom_xmat[geom].reshape(3, 3)
             at, reach = data.geom_xpos[geom] + turn @ middle, np.abs(turn) @ half
-            corners += [(at - reach)[:2], (at + reach)[:2]]
-        return np.array([np.min(corners, axis=0), np.max(corners, axis=0)]) if corners else None
+            low, high = np.minimum(low, at - reach), np.maximum(high, at + reach)
+        return low, high
 
 
 def _number(text: str) -> bytes:

@@ -1,8 +1,9 @@
-"""Another light: from elsewhere, brighter or darker, of another colour."""
+"""Another light: from elsewhere, darker, of another colour."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -26,29 +27,30 @@ _COLOURS = (
 @Variant.register_subclass("light")
 @dataclass(frozen=True)
 class Light(Variant):
-    """Other light: its direction, intensity or colour."""
+    """Other light: darker, from a side, or of another colour."""
 
     scales: ClassVar = {
-        "intensity": Scale(
-            "stops brighter or darker (a stop: twice the light)", (0.5, 1, 1.5, 2, 3)
-        ),
+        "intensity": Scale("stops darker (a stop: half the light)", (0.5, 1, 1.5, 2, 3)),
         "direction": Scale("degrees all lamps lean to a side", (10, 20, 35, 50, 70)),
         "colour": Scale("share of a channel's light taken away", (0.15, 0.3, 0.45, 0.6, 0.8)),
     }
+    """LIBERO's lamps and the camera's own light together are brighter than white: brighter still
+    shows nothing. For `direction` the camera's light goes out and the lamps share what one gives:
+    otherwise nobody would see from where they shine."""
 
     def edit(self, stage: Stage) -> None:
-        rng = stage.draw.rng(self.key)
+        rng, model = stage.draw.rng(self.key), stage.model
         if self.kind == "direction":
             self._lean(stage, rng)
+            stage.set("light_diffuse", model.light_diffuse / model.nlight)
+            stage.set("vis.headlight.diffuse", 0)
             return
-        factor = 2.0 ** (self.amount * rng.choice((-1.0, 1.0))) * np.ones(3)
+        factor = 2.0**-self.amount * np.ones(3)
         if self.kind == "colour":
             # one channel keeps its light, one loses the whole share, the third a part of it
             factor = 1 - self.amount * rng.permutation([0.0, rng.uniform(), 1.0])
-        from operator import attrgetter
-
         for field in _COLOURS:
-            stage.set(field, attrgetter(field)(stage.model) * factor)
+            stage.set(field, attrgetter(field)(model) * factor)
 
     def _lean(self, stage: Stage, rng: np.random.Generator) -> None:
         """Turn the lamps around a horizontal axis through the middle of the table."""
