@@ -50,7 +50,7 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) sweep-robustness main-table main-table-pi05 main-table-smolvla tiny-table
+.PHONY: sweeps $(SWEEPS) sweep-robustness main-table main-table-pi05 main-table-smolvla tiny-table noise-floor
 sweeps: $(SWEEPS) sweep-robustness  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
@@ -67,6 +67,10 @@ tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suite
 	$(BIN)/vlaprune-report results/tiny-table --html results/tiny-table/report.html --plots \
 		results/tiny-table/figures --format markdown --table success paired tasks cost \
 		> results/tiny-table/tables.md
+
+noise-floor: $(STAMP)  ## none against none: rerun, other workers and batches, other precision; how many flip
+	$(SWEEP) configs/sweeps/noise-floor.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke/)noise-floor --table noise-floor
 
 main-table-pi05 main-table-smolvla: %: $(STAMP)
 	$(SWEEP) configs/sweeps/$@.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.rows import measures
 from vlaprune_bench.policies.base import PolicyInfo
+from vlaprune_bench.rollout.jobs import Schedule
 from vlaprune_bench.rollout.launcher import Local
 from vlaprune_bench.rollout.pool import Processes
 from vlaprune_bench.rollout.setup import Loaded
@@ -142,7 +143,9 @@ class FakeLauncher(Local):
         return self._loaded
 
     def run(self, jobs, guard, stopping, say):
-        return super().run(self._order(jobs), guard, stopping, say)
+        if not isinstance(jobs, Schedule):
+            jobs = self._order(jobs)
+        return super().run(jobs, guard, stopping, say)
 
     def server(self, config, guard, workers):
         server = super().server(config, guard, workers)

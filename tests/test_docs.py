@@ -14,8 +14,8 @@ import pytest
 import tyro
 
 from vlaprune_bench import types
+from vlaprune_bench.cli import certify, profile, report, serve, sweep
 from vlaprune_bench.cli import eval as evaluation
-from vlaprune_bench.cli import profile, report, serve, sweep
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.pruning import methods
 from vlaprune_bench.serve.config import ServeConfig
@@ -25,7 +25,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 ROOMS = ROOT / "src" / "vlaprune_bench"
 WHERE = [ROOT, ROOMS, ROOT / "tests", ROOMS / "rollout", ROOMS / "pruning"]
 """Folders that pages name files from."""
-FOREIGN = {"src/lerobot/envs/libero.py", "examples/libero/main.py", "my_method.py"}
+FOREIGN = {
+    "src/lerobot/envs/libero.py",
+    "examples/libero/main.py",
+    "my_method.py",
+    "certificate.md",
+}
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -88,7 +93,7 @@ def test_commands_that_are_shown_parse(page, monkeypatch):
         assert args in ([], ["--quick"])
 
     parsers = {"eval": evaluation.parse, "profile": profile.parse, "sweep": sweep.parse}
-    parsers |= {"serve": serve.parse}
+    parsers |= {"serve": serve.parse, "certify": certify.parse}
     parsers |= {"report": read_report, "doctor": read_doctor}
     for line in code(page):
         words = split(re.sub(r"\$\w+", "1", line), comments=True)
@@ -105,7 +110,8 @@ def test_commands_that_are_shown_parse(page, monkeypatch):
 def test_flags_that_are_named_exist(page):
     if page.name in ("tiny.md", "tiny-table.md"):  # of scripts, which --help of each lists
         pytest.skip("flags of scripts")
-    commands = [sweep.SweepOptions, *(kind for kind, _ in report.COMMANDS.values())]
+    commands = [sweep.SweepOptions, sweep.Launching, certify.CertifyOptions]
+    commands += [*(kind for kind, _ in report.COMMANDS.values())]
     known = {"config", "plugin", "method", "quick", "help", "no-deps", "retry-errors"}
     for part in (EvalConfig, ServeConfig, profile.ProfileConfig, report.ReportOptions, *commands):
         known |= flags(part)

@@ -35,6 +35,7 @@ OTHER = {
     "method": {"pruner": Static(keep=0.5, qk_layer=2)},
     "method_options": {"pruner": Static(keep=0.25)},
     "attention": {"attention": "eager"},
+    "repeat": {"repeat": 1},
     "variants": {"variants": ("camera:3",)},
     "suite_reading": {"suite_reading": "code"},
 }

@@ -112,6 +112,9 @@ class What:
     """Options of the policy's own, each key=value: see docs/policies.md."""
     cameras: int | None = field(default=None, metadata=LATER)
     """Cameras an OpenVLA-OFT was trained with, 1 or 2, which no file tells; by default 2."""
+    repeat: int = field(default=0, metadata={**LATER, **CELL})
+    """Which rerun of the same episodes this is, from 0: rows of reruns stand beside each other, and
+    a report tells how many episodes flip (the noise floor)."""
     unnorm_key: str | None = field(default=None, metadata=LATER)
     """Key of the normalisation statistics in the checkpoint; by default the suite's."""
     assets: str = "auto"
@@ -140,6 +143,7 @@ class What:
         for name in ("max_steps", "execute_steps"):
             if getattr(self, name) is not None:
                 _check_least(name, getattr(self, name), 1)
+        _check_least("repeat", self.repeat, 0)
         if self.cameras not in (None, 1, 2):
             raise UserError(f"--cameras is {self.cameras}; LIBERO has 2: give 1 or 2.")
 

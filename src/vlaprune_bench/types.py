@@ -462,7 +462,12 @@ class EpisodeRow:
     task: int = column("task index within the suite, from 0", role=Role.PAIR, scene=True)
     task_name: str = column("LIBERO's name of the task", role=Role.NAME)
     instruction: str = column("language instruction given to the policy", role=Role.NAME)
-    trial: int = column("index of the fixed init state, from 0", role=Role.PAIR, scene=True)
+    trial: int = column(
+        "index of the fixed init state, from 0; where scenes are fresh, of a placement of LIBERO's "
+        "own from 50 on",
+        role=Role.PAIR,
+        scene=True,
+    )
     seed: int = column("policy seed", role=Role.PAIR)
     env_seed: int = column("seed of the task environment", role=Role.NAME, scene=True)
     protocol: str = column("evaluation protocol", role=Role.SETTING)
@@ -493,6 +498,12 @@ class EpisodeRow:
     )
     max_steps: int = column("budget, settle steps not counted", "steps", Role.SETTING)
     execute_steps: int = column("actions executed open loop per call", "steps", Role.SETTING)
+    repeat: int = column(
+        "which rerun of the same episode: tells apart what only batch size, workers or chance may "
+        "move",
+        role=Role.SETTING,
+        default=0,
+    )
     method: str = column(
         "pruning method; of a remote policy what its server says, or unknown", role=Role.METHOD
     )

@@ -11,6 +11,7 @@ command line win over those of `--config`.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,14 +26,33 @@ from vlaprune_bench.types import UserError
 
 def parse(argv: list[str]) -> EvalConfig:
     """argv to configuration; see `parse_all`."""
-    return parse_all(argv).run
+    return _parse_eval(argv).run
 
 
-def parse_all(argv: list[str]) -> Any:
-    """argv to configuration (`run`) and what else was said (`retry_errors`).
+def _parse_eval(argv: list[str]) -> Any:
+    """argv to configuration (`run`) and whether errors are run again (`retry_errors`)."""
+    retry = switch("Run the episodes again that ended in errors, those alone.")
+    return parse_all(argv, "vlaprune-eval", __doc__ or "", {}, [("retry_errors", *retry)])
+
+
+def parse_all(
+    argv: list[str],
+    program: str,
+    description: str,
+    parts: Mapping[str, Any],
+    more: Sequence[tuple[str, Any, Any]] = (),
+) -> Any:
+    """argv to the configuration (`run`) of a command that takes an evaluation's options.
 
     tyro cannot choose a subclass by a flag, so the file and the method are looked up first and
     the rest is parsed with the object they give as default.
+
+    Args:
+        argv: without the program's name.
+        program: its name.
+        description: of its --help.
+        parts: dataclasses whose options it takes besides, as they are by default.
+        more: single options besides, as fields.
 
     Raises:
         UserError: an unknown option, an option of another method, or a value that cannot be.
@@ -53,24 +73,27 @@ def parse_all(argv: list[str]) -> Any:
         [
             ("config", *flag(Path | None, "YAML file of options; the command line wins.", None)),
             ("plugin", *flag(Path | None, "Python file that registers your own method.", None)),
-            ("retry_errors", *switch("Run the episodes again that ended in errors, those alone.")),
+            *more,
             ("method", *flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
             *inner,
+            *((name, type(part), field(default=part)) for name, part in parts.items()),
             ("run", EvalConfig, field(default=default)),
         ],
     )
     parsed: Any
     parsed, unknown = tyro.cli(
         command_line,
-        prog="vlaprune-eval",
-        description=__doc__,
+        prog=program,
+        description=description,
         args=argv,
         config=(tyro.conf.OmitArgPrefixes,),
         return_unknown_args=True,
     )
     if unknown:
-        known = ["--config", "--plugin", "--retry-errors", "--method"]
-        raise UserError(explain(unknown[0], EvalConfig, parsed.run.what.pruner, known))
+        others = ["--config", "--plugin", "--method"]
+        others += [f"--{name.replace('_', '-')}" for name, *_ in more]
+        others += [option for part in parts.values() for option in _options(part)]
+        raise UserError(explain(unknown[0], EvalConfig, parsed.run.what.pruner, others))
     return parsed
 
 
@@ -166,7 +189,7 @@ def explain(unknown: str, config: type, pruner: Pruner, others: list[str]) -> st
 
 
 def run(argv: list[str]) -> None:
-    asked = parse_all(argv)
+    asked = _parse_eval(argv)
     config = asked.run
     from vlaprune_bench.report.summary import show_summary
     from vlaprune_bench.rollout.runner import run_cells

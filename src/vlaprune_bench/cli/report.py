@@ -3,7 +3,8 @@
     vlaprune-report results/runs
     vlaprune-report results/runs --html report.html --plots figures
     vlaprune-report results/runs --format latex --table success paired > tables.tex
-    vlaprune-report published
+    vlaprune-report published --check
+    vlaprune-report roofline --shape openvla-oft-7b --gpu h100
     vlaprune-report export results/runs episodes.parquet
     vlaprune-report videos results/runs --left none --right adp --only lost
 
@@ -29,6 +30,7 @@ from vlaprune_bench.files import expand_paths
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
+    from vlaprune_bench.report.decide import Decision
     from vlaprune_bench.report.table import Table
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
@@ -71,6 +73,25 @@ class PublishedOptions:
     """How tables are printed: terminal, markdown, latex or csv."""
     table: tuple[str, ...] = ()
     """Print these tables alone."""
+    check: bool = False
+    """Put every row to arithmetic: FLOPs by shape, latency by the card's roofline, noise."""
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+
+
+@dataclass(frozen=True)
+class RooflineOptions:
+    """Print the least time a call can take on a card, by stage and keep."""
+
+    shape: str = "openvla-oft-7b"
+    """openvla-7b, openvla-oft-7b, pi0 or pi05."""
+    gpu: str = "h100"
+    """b200, h200, h100, a100, a800, a10g, l40s, rtx5090, rtx4090 or rtx3090."""
+    format: str = "terminal"
+    """How tables are printed: terminal, markdown, latex or csv."""
+    table: tuple[str, ...] = ()
+    """Print these tables alone: roofline, cards."""
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -135,6 +156,8 @@ def show(options: ReportOptions) -> None:
             per_task=options.per_task or "tasks" in named,
             per_episode=options.per_episode or "discordant" in named,
         )
+        if not options.table:
+            _print_decisions(report.decisions, options.format)
         print_tables(tables, options.format, options.table)
         sentences = _sentences(caught)
         if options.html is not None:
@@ -147,6 +170,16 @@ def show(options: ReportOptions) -> None:
 
             save(charts(report), options.plots)
     _warn([*_sentences(caught), *report.warnings], options.format)
+
+
+def _print_decisions(page: list[Decision], form: str) -> None:
+    """What is decided, above the tables, where the form has room for words."""
+    from vlaprune_bench.report.decide import as_markdown, as_text
+
+    if form == "terminal":
+        print(as_text(page, shutil.get_terminal_size().columns))
+    elif form == "markdown":
+        print(as_markdown(page))
 
 
 def _sentences(caught: list[warnings.WarningMessage]) -> list[str]:
@@ -191,8 +224,23 @@ def _warn(sentences: list[str], form: str) -> None:
 def published(options: PublishedOptions) -> None:
     """Print the published tables."""
     from vlaprune_bench.report.published import published_tables
+    from vlaprune_bench.report.published_check import check_table
 
-    print_tables(published_tables(), options.format, options.table)
+    tables = [check_table()] if options.check else published_tables()
+    print_tables(tables, options.format, options.table)
+
+
+def roofline(options: RooflineOptions) -> None:
+    """Print the bounds of a shape on a card."""
+    from vlaprune_bench.measure.call_bounds import SHAPES
+    from vlaprune_bench.measure.roofline import CARDS
+    from vlaprune_bench.report.published_check import cards, roofline_tables
+
+    for flag, value, known in (("--shape", options.shape, SHAPES), ("--gpu", options.gpu, CARDS)):
+        if value not in known:
+            raise UserError(f"{flag} is {value}{nearest(value, known)}.")
+    tables = roofline_tables(SHAPES[options.shape], options.gpu)
+    print_tables([*tables, cards()], options.format, options.table or ("roofline",))
 
 
 def export(options: ExportOptions) -> None:
@@ -224,6 +272,7 @@ def videos(options: VideoOptions) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], None]]] = {
     "published": (PublishedOptions, published),
+    "roofline": (RooflineOptions, roofline),
     "export": (ExportOptions, export),
     "videos": (VideoOptions, videos),
 }

@@ -31,6 +31,28 @@ Action = Literal["plan", "run", "status", "retry-errors"]
 
 
 @dataclass(frozen=True)
+class Launching:
+    """Where episodes run."""
+
+    launcher: Literal["local", "ray"] = "local"
+    """Where episodes run: on this machine, or on a Ray cluster."""
+    address: str | None = None
+    """The Ray cluster's: auto (of this node), HOST:PORT, or local (this machine alone)."""
+
+    def open(self, plugin: Path | None) -> AbstractContextManager[RayLauncher | None]:
+        """The cluster asked for, or None for this machine; `plugin` is sent to its nodes."""
+        if self.launcher == "local":
+            if self.address is not None:
+                raise UserError(
+                    f"--address is {self.address}; it is read with --launcher ray alone."
+                )
+            return nullcontext()
+        from vlaprune_bench.sweep.ray import RayLauncher
+
+        return RayLauncher(self.address or "auto", plugin)
+
+
+@dataclass(frozen=True)
 class SweepOptions:
     """What to do with a sweep."""
 
@@ -42,10 +64,6 @@ class SweepOptions:
     """The sweep's small form: minutes, with the embedded checkpoint."""
     plugin: Path | None = None
     """Python file that registers your own method."""
-    launcher: Literal["local", "ray"] = "local"
-    """Where episodes run: on this machine, or on a Ray cluster."""
-    address: str | None = None
-    """The Ray cluster's: auto (of this node), HOST:PORT, or local (this machine alone)."""
 
     def __post_init__(self) -> None:
         expand_paths(self)
@@ -56,11 +74,12 @@ class CommandLine:
     """A sweep, and options of an evaluation that win over the file's in every cell."""
 
     sweep: SweepOptions
+    launching: Launching = Launching()
     run: EvalConfig = EvalConfig()
 
 
-def parse(argv: list[str]) -> tuple[SweepOptions, dict[str, Any]]:
-    """argv to what is asked, and the options of the evaluation that were given.
+def parse(argv: list[str]) -> tuple[SweepOptions, Launching, dict[str, Any]]:
+    """argv to what is asked, where it runs, and the options of the evaluation that were given.
 
     Raises:
         UserError: an unknown option.
@@ -75,11 +94,13 @@ def parse(argv: list[str]) -> tuple[SweepOptions, dict[str, Any]]:
         return_unknown_args=True,
     )
     if unknown:
-        names = [*(f.name for f in fields(SweepOptions)[2:]), *OPTIONS]
+        own = [*fields(SweepOptions)[2:], *fields(Launching)]
+        names = [*(f.name for f in own), *OPTIONS]
         known = [f"--{name.replace('_', '-')}" for name in names if name != "pruner"]
         raise UserError(f"unknown option {unknown[0]}{nearest(unknown[0], known)}.")
     values = to_dict(parsed.run)
-    return parsed.sweep, {name: values[name] for name in values if _is_given(name, argv)}
+    given = {name: values[name] for name in values if _is_given(name, argv)}
+    return parsed.sweep, parsed.launching, given
 
 
 def _is_given(option: str, argv: list[str]) -> bool:
@@ -89,7 +110,7 @@ def _is_given(option: str, argv: list[str]) -> bool:
 
 
 def run(argv: list[str]) -> None:
-    asked, overrides = parse(argv)
+    asked, launching, overrides = parse(argv)
     if asked.plugin is not None:
         load_plugin(asked.plugin)
     from vlaprune_bench.sweep.file import load_sweep
@@ -111,21 +132,10 @@ def run(argv: list[str]) -> None:
     from vlaprune_bench.rollout.runner import run_cells
 
     retry = asked.action == "retry-errors"
-    with _launcher(asked) as launcher:
+    with launching.open(asked.plugin) as launcher:
         outcome = run_cells(sweep.cells, ["vlaprune-sweep", *argv], retry=retry, launcher=launcher)
     show_summary(sweep.folder, outcome.asked)
     raise SystemExit(outcome.code)
-
-
-def _launcher(asked: SweepOptions) -> AbstractContextManager[RayLauncher | None]:
-    """The cluster asked for, or None for this machine."""
-    if asked.launcher == "local":
-        if asked.address is not None:
-            raise UserError(f"--address is {asked.address}; it is read with --launcher ray alone.")
-        return nullcontext()
-    from vlaprune_bench.sweep.ray import RayLauncher
-
-    return RayLauncher(asked.address or "auto", asked.plugin)
 
 
 main = command(run)

@@ -23,16 +23,23 @@ class Card:
     source: str
 
 
-UNVERIFIED = "vendor's sheet, from memory: unverified"
+UNVERIFIED = "unverified (vendor's sheet, from memory)"
+_HMC = "hmc-tech.com/gpus/nvidia-a100-sxm-vs-nvidia-b200"
+_ACE = "acecloud.ai/blog/nvidia-b200-vs-h200-h100-a100"
 CARDS = {
-    "h200": Card(("H200",), 989, 4800, UNVERIFIED),
-    "h100": Card(("H100",), 989, 3350, UNVERIFIED),
-    "a100": Card(("A100",), 312, 2039, UNVERIFIED),
+    "b200": Card(("B200",), 2250, 8000, f"{_HMC}; memory: {_ACE}"),
+    "h200": Card(("H200",), 989, 4800, "SXM: itkb.uw.cz/2026/06 (H200 vs B300)"),
+    "h100": Card(("H100",), 989, 3350, f"SXM; memory: {_ACE}; products: those of the H200"),
+    "a100": Card(("A100",), 312, 2039, f"SXM, 80 GB: {_HMC}, {_ACE}"),
+    "a800": Card(("A800",), 312, 2039, UNVERIFIED),
+    "a10g": Card(("A10G",), 70, 600, UNVERIFIED),
     "l40s": Card(("L40S",), 362, 864, UNVERIFIED),
-    "rtx4090": Card(("4090",), 165, 1008, UNVERIFIED),
+    "rtx5090": Card(("5090",), 209.5, 1792, UNVERIFIED),
+    "rtx4090": Card(("4090",), 165.2, 1008, "waredb.com/processor/nvidia-geforce-rtx-4090"),
     "rtx3090": Card(("3090",), 71, 936, UNVERIFIED),
 }
-"""Cards by name; consumer cards at half rate with float32 accumulation."""
+"""Cards by name; consumer cards at half rate with float32 accumulation. Sources are third parties'
+tables, read in November 2026; none is the maker's data sheet."""
 
 
 def card_of(device: str) -> Card | None:

@@ -15,6 +15,8 @@ from vlaprune_bench.report.compare import (
     pairs,
     trials_table,
 )
+from vlaprune_bench.report.decide import Decision, Evidence, decisions
+from vlaprune_bench.report.noise import Noise, noise
 from vlaprune_bench.report.overview import Overview
 from vlaprune_bench.report.published_match import match_tables
 from vlaprune_bench.report.robustness import Robustness
@@ -46,7 +48,26 @@ class Report:
 
     @cached_property
     def paired(self) -> Table:
-        return paired_table(self.results, self.pairs, self.margin)
+        return paired_table(self.results, self.pairs, self.margin, self.noise)
+
+    @cached_property
+    def noise(self) -> Noise:
+        return noise(self.results)
+
+    @cached_property
+    def decisions(self) -> list[Decision]:
+        """The page at the top."""
+        return decisions(
+            Evidence(
+                self.results,
+                self.pairs,
+                self.paired,
+                self.overview.cost,
+                self.noise,
+                self.sweeps,
+                self.margin,
+            )
+        )
 
     @cached_property
     def discordant(self) -> Table:
@@ -85,7 +106,7 @@ class Report:
         found = [self.overview.success, self.overview.cost]
         if per_task:
             found.append(self.overview.tasks)
-        found.append(self.paired)
+        found += [self.paired, self.noise.table]
         if per_episode:
             found.append(self.discordant)
         found += [*self.robustness.tables, self.trials, *self.sweeps, *self.beside]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vlaprune_bench.report.cells import PAIR, Results
 from vlaprune_bench.report.compare import Pairs
+from vlaprune_bench.report.runs import is_certifying
 from vlaprune_bench.types import Role, columns
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def caveats(results: Results, found: list[Pairs], absent: list[int]) -> list[str
     """
     episodes = results.episodes
     return [
+        *_certified(results),
         *_own_warnings(episodes),
         *_losses(results, absent),
         *_idle(results),
@@ -33,6 +35,17 @@ def caveats(results: Results, found: list[Pairs], absent: list[int]) -> list[str
         *_latency(episodes),
         *_runs(results),
     ]
+
+
+def _certified(results: Results) -> Iterator[str]:
+    """Rows whose choice depended on outcomes: their rates and pairs are no sample."""
+    ran = set(results.episodes.run_id.unique())
+    if any(name in ran and is_certifying(text) for name, text in results.runs.items()):
+        yield (
+            "vlaprune-certify ran here: which episodes there are depends on outcomes (none runs "
+            "where a candidate failed), so rates and paired differences are no fair sample; read "
+            "the certificate"
+        )
 
 
 def _own_warnings(episodes: pd.DataFrame) -> Iterator[str]:

@@ -18,12 +18,14 @@ from vlaprune_bench.measure.stats import (
     trials_to_see,
 )
 from vlaprune_bench.report.cells import BEGIN, PAIR, TITLES, Cell, Results
+from vlaprune_bench.report.noise import Noise
 from vlaprune_bench.report.overview import cell_columns, cell_values
 from vlaprune_bench.report.table import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_NO_FLOOR = "No noise floor: none was not run again here (--repeat, make noise-floor)."
 SEEN = (0.01, 0.02, 0.05)
 """Differences for which the number of trials is told, fractions."""
 
@@ -68,13 +70,14 @@ def pairs(results: Results) -> list[Pairs]:
     return found
 
 
-def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
+def paired_table(results: Results, found: list[Pairs], margin: float, noise: Noise) -> Table:
     """One row per cell over all suites, and per suite where there are several.
 
     Args:
         results: the folder.
         found: of `pairs`.
         margin: how much worse than `none` still counts as not inferior, a fraction.
+        noise: how far `none` is from itself.
     """
     rows: list[dict[str, Any]] = []
     for pair in found:
@@ -89,6 +92,9 @@ def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
         for row, p in zip(family, holm([row["p"] for row in family]), strict=True):
             row["p_holm"] = p
             row["verdict"] = _verdict(row)
+            cell = results.cells[row["cell"]]
+            row["floor"] = noise.floor(cell)
+            row["noise"] = noise.says(cell, row["difference"].value)
     columns = [
         *cell_columns(results),
         Column("suite", "suite", leading=True),
@@ -102,12 +108,16 @@ def paired_table(results: Results, found: list[Pairs], margin: float) -> Table:
         Column("p_inferior", f"p worse by\n{100 * margin:g} points", "p"),
         Column("verdict", "verdict"),
     ]
+    if noise.reruns:
+        columns.append(Column("floor", "noise floor\npoints", "percent"))
+        columns.append(Column("noise", "difference is"))
     notes = [
         "Same scene, init state and seed. Difference: Tango's 95 % score interval; McNemar exact, "
         "two-sided; Holm over the cells (rows of all suites) or over cells and suites.",
         "Anytime: stays valid when a sweep is stopped on what it shows.",
         "Better, worse: Holm's p below 0.05. Not inferior: not worse by "
         f"{100 * margin:g} points or more (one-sided, 2.5 %).",
+        *(noise.table.notes if noise.reruns else [_NO_FLOOR]),
     ]
     return Table("paired", "Paired with none", columns, rows, notes)
 

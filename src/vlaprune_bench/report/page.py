@@ -21,7 +21,7 @@ from vlaprune_bench.report.charts import Chart, charts, full_label
 from vlaprune_bench.report.gallery import first_frames, links, partners
 from vlaprune_bench.report.interactive import plotly
 from vlaprune_bench.report.published import published_tables
-from vlaprune_bench.report.table import Column, show
+from vlaprune_bench.report.table import Column, Table, show
 from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
@@ -71,9 +71,8 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         shared=overview.shared.removeprefix(": "),
         totals=_totals(results),
         warnings=[*sentences, *report.warnings],
-        summary=[
-            t for t in (overview.success, overview.cost, report.paired, report.trials) if t.rows
-        ],
+        decisions=report.decisions,
+        summary=[t for t in _summary(report) if t.rows],
         robustness=report.robustness.tables,
         frames=first_frames(report),
         sweeps=report.sweeps,
@@ -90,6 +89,11 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         js=(here / "page.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs().replace("</script", "<\\/script"),
     )
+
+
+def _summary(report: Report) -> list[Table]:
+    overview = report.overview
+    return [overview.success, overview.cost, report.paired, report.noise.table, report.trials]
 
 
 def _script(data: Any) -> str:

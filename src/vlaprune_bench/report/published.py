@@ -46,6 +46,8 @@ DEFINITIONS = {
     "VLA-Cache": Definition(
         "MAC of the decoder prefill", True, "time of the layer loop alone, RTX 4090"
     ),
+    "VLA-Pruner v5 Table 1": Definition("MAC of the decoder prefill", True, "not printed"),
+    "SAFE-Pruner": Definition("not stated", False, "not printed"),
     "SpecPrune-VLA": Definition("only shares of FLOPs, in the note", False, "timing on A800"),
 }
 
@@ -71,12 +73,16 @@ class Entry:
     flops: float
     """Operations as printed, in the source's own unit; nan: not printed."""
     speedup: float
+    latency_ms: float
+    """As printed; of what, the source's definition says. nan: not printed."""
     hardware: str
     note: str
 
     @property
     def average(self) -> Rate:
-        """Mean of the suites, the interval with tasks as they are."""
+        """Mean of the suites, the interval with tasks as they are; nan where none is printed."""
+        if not self.rates:
+            return Rate(math.nan)
         return combine(list(self.rates.values()), [1 / len(self.rates)] * len(self.rates))
 
 
@@ -93,8 +99,9 @@ def entries() -> list[Entry]:
     """Every published row."""
     found = []
     for row in _rows("published.csv"):
+        trials = int(row["trials"] or TRIALS)
         rates = {
-            suite: rate(float(row[name]) / 100 * TRIALS, TRIALS)
+            suite: rate(float(row[name]) / 100 * trials, trials)
             for name, suite in SUITE_OF.items()
             if row[name]
         }
@@ -108,6 +115,7 @@ def entries() -> list[Entry]:
                 _number(row["average"]) / 100,
                 _number(row["flops_T_printed"]) * 1e12,
                 _number(row["speedup_printed"]),
+                _number(row["latency_ms_printed"]),
                 row["hardware"],
                 row["note"],
             )
@@ -132,14 +140,25 @@ def against_none(entry: Entry, known: list[Entry]) -> dict[str, Rate]:
         ),
         None,
     )
-    if base is None or entry.method == "none":
+    if base is None or entry.method == "none" or not entry.rates.keys() <= base.rates.keys():
         return {}
+    if not entry.rates:
+        return _by_average(entry, base)
     found = {s: combine([entry.rates[s], base.rates[s]], [1, -1]) for s in entry.rates}
     k = len(entry.rates)
     found["average"] = combine(
         [*entry.rates.values(), *base.rates.values()], [1 / k] * k + [-1 / k] * k
     )
     return found
+
+
+def _by_average(entry: Entry, base: Entry) -> dict[str, Rate]:
+    """The difference where averages alone are printed: of `TRIALS` trials on each suite."""
+    if math.isnan(entry.printed_average) or math.isnan(base.printed_average):
+        return {}
+    trials = TRIALS * len(SUITE_OF)
+    both = [rate(e.printed_average * trials, trials) for e in (entry, base)]
+    return {"average": combine(both, [1, -1])}
 
 
 def published_tables() -> list[Table]:
@@ -214,11 +233,12 @@ def _differences() -> Table:
 def _costs() -> Table:
     rows = []
     for entry in entries():
-        if math.isnan(entry.flops) and math.isnan(entry.speedup):
+        if math.isnan(entry.flops) and math.isnan(entry.speedup) and math.isnan(entry.latency_ms):
             continue
         what = definition(entry.source)
         key = "macs" if what.macs else "flops"
         row = {**_who(entry), key: entry.flops, "speedup": entry.speedup}
+        row |= {"latency": entry.latency_ms, "hardware": entry.hardware, "note": entry.note}
         what_it_is = {"definition": f"speedup: {what.speedup}", "counted": f"FLOPs: {what.flops}"}
         rows.append({**row, **what_it_is})
     columns = [
@@ -228,6 +248,9 @@ def _costs() -> Table:
         Column("counted", "counted"),
         Column("speedup", "speedup", "ratio"),
         Column("definition", "speedup is"),
+        Column("latency", "latency\nms", "ms"),
+        Column("hardware", "on"),
+        Column("note", "note"),
     ]
     notes = ["As printed. Numbers of different definitions do not compare."]
     return Table(

@@ -53,13 +53,18 @@ class Count:
 class Display:
     """Use as a context manager around the episodes."""
 
-    def __init__(self, cells: Sequence[EvalConfig]) -> None:
+    def __init__(self, cells: Sequence[EvalConfig], most: int | None = None) -> None:
+        """Args:
+        cells: whose episodes are shown.
+        most: of each, where no more is known than how many there can be; None: all of its own.
+        """
+        self.open_end = most is not None
         self.output = cells[0].storage.output
         self.console = Console()
         if not self.console.is_terminal:
             self.console.width = max(self.console.width, LOG_WIDTH)
         self.counts = {
-            cell: Count(label, len(cell.what.tasks) * cell.what.n_trials)
+            cell: Count(label, most or len(cell.what.tasks) * cell.what.n_trials)
             for cell, label in zip(cells, labels(cells), strict=True)
         }
         self.bar = Progress(
@@ -138,7 +143,9 @@ class Display:
         if ran := self.ran:
             seconds = (time.monotonic() - self.started) / ran
             left = timedelta(seconds=round(seconds * (total.total - total.done)))
-            parts.append(f"{3600 / seconds:.0f} episodes/h, {left} left")
+            parts.append(f"{3600 / seconds:.0f} episodes/h")
+            if not self.open_end:
+                parts[-1] += f", {left} left"
         return ", ".join(part for part in parts if part)
 
     def _screen(self) -> Group:

@@ -82,6 +82,7 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
         "variants": edits(what),
         "suite_reading": what.suite_reading,
         "execute_steps": _named_steps(what, facts),
+        "repeat": what.repeat,
         "method": method,
         "method_options": options,
         **asdict(facts),

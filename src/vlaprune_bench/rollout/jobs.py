@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.rollout.setup import Setup
 from vlaprune_bench.types import EpisodeSpec
 
@@ -31,6 +32,16 @@ class Schedule:
         self._tasks: dict[int, deque[Job]] = {}
         for job in jobs:
             self.put(job)
+
+    @classmethod
+    def of(cls, jobs: Iterable[Job] | Schedule) -> Schedule:
+        """Jobs as a schedule, or the schedule they are."""
+        return jobs if isinstance(jobs, Schedule) else Schedule(jobs)
+
+    @property
+    def config(self) -> EvalConfig:
+        """Of a job at hand; there must be one."""
+        return next(iter(self._tasks.values()))[0].setup.config
 
     def put(self, job: Job) -> None:
         self._tasks.setdefault(job.spec.task, deque()).append(job)

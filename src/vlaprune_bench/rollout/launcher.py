@@ -11,7 +11,7 @@ from vlaprune_bench.config import EvalConfig, What
 from vlaprune_bench.measure.machine import model_threads
 from vlaprune_bench.policies import REMOTE
 from vlaprune_bench.rollout.identity import Facts
-from vlaprune_bench.rollout.jobs import Job
+from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.pool import Pool, Processes, count_workers
 from vlaprune_bench.rollout.scene_guard import SceneGuard
 from vlaprune_bench.rollout.server import Done, Server
@@ -44,7 +44,7 @@ class Launcher(Protocol):
 
     def run(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Job] | Schedule,
         guard: SceneGuard,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
@@ -52,7 +52,7 @@ class Launcher(Protocol):
         """Run episodes on what was loaded last; see `Server.run`.
 
         Args:
-            jobs: in the order wanted.
+            jobs: in the order wanted; a schedule may get more of them as rows come.
             guard: of the scenes that the results folder knows.
             stopping: once true, no further episode is begun.
             say: is told what the user should know.
@@ -139,21 +139,22 @@ class Local:
 
     def run(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Job] | Schedule,
         guard: SceneGuard,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
     ) -> Generator[Done]:
-        if not jobs:
+        schedule = Schedule.of(jobs)
+        if not schedule:
             return
-        config = jobs[0].setup.config
+        config = schedule.config
         workers, why = count_workers(config.compute.workers)
         if why:
             say(why)
         if not is_compiled():
             say("the simulator's controller is compiled first: once a machine, under a minute")
         with self.server(config, guard, workers) as server:
-            yield from server.run(jobs, stopping)
+            yield from server.run(schedule, stopping)
 
     def server(self, config: EvalConfig, guard: SceneGuard, workers: int) -> Server:
         """A server of episodes on the policy that was loaded last.

@@ -8,7 +8,7 @@ is still a paired comparison.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +24,7 @@ from vlaprune_bench.rollout.identity import (
     specs,
 )
 from vlaprune_bench.rollout.interrupt import INTERRUPTED, Interrupt
-from vlaprune_bench.rollout.jobs import Job
+from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.launcher import Launcher, Local
 from vlaprune_bench.rollout.scene_guard import COLUMNS, SceneGuard
 from vlaprune_bench.rollout.setup import Loaded, Setup
@@ -116,6 +116,13 @@ class Runner:
         ):
             self._count(cells, known)
             return
+        loaded = self.load(cells, command_line)
+        self._count(cells, loaded.facts)
+        self.play(self._jobs(cells, loaded))
+
+    def load(self, cells: Sequence[EvalConfig], command_line: Sequence[str]) -> Loaded:
+        """Load what the cells of one world share, and note their configurations and facts."""
+        known = known_facts(self.store.folder, cells[0])
         loaded = self.launcher.load(cells)
         for cell in cells:
             executed(cell.what, loaded.facts)  # refused before anything is written
@@ -124,10 +131,9 @@ class Runner:
             self.store.save_config(run_id(cell), text)
         if loaded.facts != known and loaded.checkpoint is not None:
             self.store.save_note(*facts_note(cells[0], loaded.facts, loaded.checkpoint))
-        self._count(cells, loaded.facts)
         for warning in dict.fromkeys(w for cell in cells for w in Setup(cell, loaded).warnings):
             self.display.warn(warning)
-        self._play(self._jobs(cells, loaded))
+        return loaded
 
     def _missing(self, cell: EvalConfig, facts: Facts) -> set[str]:
         """Ids of the episodes of a cell to run."""
@@ -160,13 +166,22 @@ class Runner:
         order = {task: place for place, task in enumerate(tasks)}
         return sorted(jobs.values(), key=lambda job: (order[job.spec.task], job.spec.trial))
 
-    def _play(self, jobs: Sequence[Job]) -> None:
-        """Run episodes; what comes of each is shown and mirrored."""
+    def play(
+        self, jobs: Sequence[Job] | Schedule, heard: Callable[[EpisodeRow], None] | None = None
+    ) -> None:
+        """Run episodes; what comes of each is written, shown and mirrored.
+
+        Args:
+            jobs: in the order wanted.
+            heard: is told of each row once it is written, and may then add to the schedule.
+        """
         interrupt = Interrupt(self.display.say)
         done = self.launcher.run(jobs, self.guard, lambda: interrupt.asked, self.display.say)
         with interrupt, Tracker(self.display.warn) as tracker, closing(done):
             try:
                 for job, row in self._written(done):
+                    if heard is not None:
+                        heard(row)
                     tracker.log(job.setup.config, row)
                     self.display.show(job.setup.config, row)
             except KeyboardInterrupt:

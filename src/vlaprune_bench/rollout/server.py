@@ -103,7 +103,7 @@ class Server:
         Raises:
             UserError: something the user can put right.
         """
-        schedule = jobs if isinstance(jobs, Schedule) else Schedule(jobs)
+        schedule = Schedule.of(jobs)
         run = self._run_here if self.workers == 0 else self._run_elsewhere
         for done in run(schedule, stopping):
             yield from self._open(done)

@@ -145,14 +145,14 @@ class RayLauncher:
 
     def run(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[Job] | Schedule,
         guard: SceneGuard,
         stopping: Callable[[], bool],
         say: Callable[[str], None],
     ) -> Generator[Done]:
         """Run episodes on the hosts that were loaded; see `Server.run`."""
-        schedule, attempts, stopped = Schedule(jobs), Counter[str](), False
-        if jobs:
+        schedule, attempts, stopped = Schedule.of(jobs), Counter[str](), False
+        if schedule:
             say(self._describe())
         while True:
             if stopping() and not stopped:

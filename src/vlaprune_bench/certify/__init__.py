@@ -1,0 +1,1 @@
+"""Certificates: the first settings in an order of cost that keep what works, tested bet by bet."""
