@@ -238,7 +238,7 @@ def test_a_renderer_that_mixes_samples_otherwise_draws_everything(lite_assets, m
     from vlaprune_bench.sim.backdrop import Backdrop
 
     monkeypatch.setattr(Backdrop, "put_behind", lambda self: None)
-    with LiberoTask("libero_spatial", 1, lite_assets) as task:
+    with LiberoTask(TaskKey("libero_spatial", 1, lite_assets)) as task:
         task.fingerprint(0)
         assert (task.sim, task.self_check) == ("fast", "passed")
         assert not task._simulation._cameras._still
