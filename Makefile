@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: help setup assets suites demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
 	train-object train-goal clean \
-	bench-profile bench-gpu bench-workers bench-report bench-sim
+	bench-profile bench-gpu bench-workers bench-report bench-sim bench-serve bench-peers test-clients
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -116,6 +116,15 @@ bench-report: $(STAMP)  ## time of a whole report over 100,000 synthetic episode
 
 bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs `make assets`)
 	$(BIN)/python benchmarks/bench_sim.py $(BENCH)
+
+test-clients: $(STAMP)  ## openpi-client, openpi-server and vla-eval from PyPI against ours (environments of their own)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients
+
+bench-serve: $(STAMP)  ## a server under 64 clients and garbage for a minute
+	$(BIN)/python -m benchmarks.bench_serve $(BENCH)
+
+bench-peers: $(STAMP)  ## the same served policy under vla-eval and ours, in turns (makes vla-eval's environment)
+	$(BIN)/python -m benchmarks.bench_peers $(BENCH)
 
 test-heavy: $(STAMP)  ## the sweeps over all tasks and init states (an hour; needs `make assets`)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m heavy

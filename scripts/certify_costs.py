@@ -31,9 +31,7 @@ def _allowed(n: int, budget: float) -> int:
     return k
 
 
-def bet(
-    theta: float, fraction: float, how: Wealth, runs: int
-) -> tuple[float, float, float]:
+def bet(theta: float, fraction: float, how: Wealth, runs: int) -> tuple[float, float, float]:
     """Share certified within `MOST` scenes; mean scenes and mean episodes of the reference."""
     rng = np.random.default_rng(0)
     reference = rng.random((runs, MOST)) < SUCCESS

@@ -57,6 +57,9 @@ class FakePolicy:
             calls=0, random=np.random.default_rng(seed), method=pruner, name=instruction
         )
 
+    def end(self, memory):
+        pass
+
     def act(self, memory, observation, eef_poses, batch_size=1):
         assert observation.images is not None
         self.log.append((memory.name, memory.method.keep_ratio, memory.calls))

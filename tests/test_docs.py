@@ -14,10 +14,11 @@ import pytest
 import tyro
 
 from vlaprune_bench import types
-from vlaprune_bench.cli import certify, profile, report, sweep
+from vlaprune_bench.cli import certify, profile, report, serve, sweep
 from vlaprune_bench.cli import eval as evaluation
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.pruning import methods
+from vlaprune_bench.serve.config import ServeConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -92,7 +93,8 @@ def test_commands_that_are_shown_parse(page, monkeypatch):
         assert args in ([], ["--quick"])
 
     parsers = {"eval": evaluation.parse, "profile": profile.parse, "sweep": sweep.parse}
-    parsers |= {"report": read_report, "doctor": read_doctor, "certify": certify.parse}
+    parsers |= {"serve": serve.parse, "certify": certify.parse}
+    parsers |= {"report": read_report, "doctor": read_doctor}
     for line in code(page):
         words = split(re.sub(r"\$\w+", "1", line), comments=True)
         commands = (i for i, word in enumerate(words) if re.fullmatch(r"vlaprune-[a-z]+", word))
@@ -111,7 +113,7 @@ def test_flags_that_are_named_exist(page):
     commands = [sweep.SweepOptions, sweep.Launching, certify.CertifyOptions]
     commands += [*(kind for kind, _ in report.COMMANDS.values())]
     known = {"config", "plugin", "method", "quick", "help", "no-deps", "retry-errors"}
-    for part in (EvalConfig, profile.ProfileConfig, report.ReportOptions, *commands):
+    for part in (EvalConfig, ServeConfig, profile.ProfileConfig, report.ReportOptions, *commands):
         known |= flags(part)
     for method in methods().values():
         known |= flags(method)

@@ -127,7 +127,21 @@ def loaded(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("rooms", "heavy"),
     [
-        ({"", "types", "config", "pruning", "store", "tracking", "profile", "sweep", "cli"}, HEAVY),
+        (
+            {
+                "",
+                "types",
+                "config",
+                "pruning",
+                "store",
+                "tracking",
+                "profile",
+                "sweep",
+                "serve",
+                "cli",
+            },
+            HEAVY,
+        ),
         ({"report"}, HEAVY),
         ({"lite", "sim", "doctor"}, MODEL),
         ({"policies"}, SIMULATOR),

@@ -18,7 +18,7 @@ import draccus
 import yaml
 
 from vlaprune_bench.files import expand_paths, read_text, user_path
-from vlaprune_bench.policies import POLICIES
+from vlaprune_bench.policies import POLICIES, REMOTE
 from vlaprune_bench.policies.declared import declared_protocol
 from vlaprune_bench.pruning import Pruner, method_class
 from vlaprune_bench.pruning.none import NoPruning
@@ -102,7 +102,12 @@ class What:
     """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained; see docs/tiny.md),
     `tiny-untrained` or `tiny-openvla` (untrained)."""
     policy: str = "auto"
-    """openvla, openvla-oft, pi0, pi05, smolvla, or auto: what the checkpoint's files say."""
+    """openvla, openvla-oft, pi0, pi05, smolvla, auto (what the checkpoint's files say), or remote:
+    behind --url."""
+    url: str | None = field(default=None, metadata=LATER)
+    """Policy server of a remote policy, as ws://host:8000: see docs/serving.md."""
+    dialect: Literal["openpi", "vla-eval", "auto"] = field(default="auto", metadata=LATER)
+    """What the policy server speaks: openpi, vla-eval, or auto: found out."""
     policy_options: tuple[str, ...] = field(default=(), metadata=LATER)
     """Options of the policy's own, each key=value: see docs/policies.md."""
     cameras: int | None = field(default=None, metadata=LATER)
@@ -121,6 +126,8 @@ class What:
         _check_choice("protocol", self.protocol, ("auto", *PROTOCOLS))
         _check_choice("scenes", self.scenes, get_args(SceneProtocol))
         _check_choice("policy", self.policy, ("auto", *POLICIES))
+        _check_choice("dialect", self.dialect, ("openpi", "vla-eval", "auto"))
+        self._check_remote()
         if self.suite in N_TASKS:
             self._check_tasks(N_TASKS[self.suite])
         words = tuple(word(parse(text, "--variants")) for text in self.variants)
@@ -154,6 +161,28 @@ class What:
                     "--variants perturbs it."
                 )
 
+    def _check_remote(self) -> None:
+        """A remote policy has a server and nothing that the server decides; another has neither."""
+        if self.policy != REMOTE:
+            for name in ("url", "dialect"):
+                if (value := getattr(self, name)) != getattr(What, name):
+                    raise UserError(f"--{name} is {value}; only --policy remote has a server.")
+            return
+        if self.url is None:
+            raise UserError("--policy is remote; give its server, as --url ws://host:8000.")
+        if not self.url.startswith(("ws://", "wss://")):
+            raise UserError(f"--url is {self.url}; it must be like ws://host:8000.")
+        if not isinstance(self.pruner, NoPruning):
+            raise UserError(
+                f"--method is {self.pruner.name}; a remote policy prunes where it runs "
+                "(vlaprune-serve --method): leave it out here."
+            )
+        for name in ("checkpoint", "policy_options", "cameras", "unnorm_key"):
+            if (value := getattr(self, name)) != getattr(What, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} is {value}; a remote policy's server decides that."
+                )
+
     @property
     def tasks(self) -> tuple[int, ...]:
         """The tasks to run, in order.
@@ -185,7 +214,9 @@ class What:
 
     @property
     def evaluation(self) -> EvalProtocol:
-        """The protocol, the checkpoint's own where it is not named."""
+        """The protocol, the checkpoint's own (or the dialect's) where it is not named."""
+        if self.protocol == "auto" and self.policy == REMOTE:
+            return PROTOCOLS["openvla" if self.dialect == "vla-eval" else "openpi"]
         if self.protocol == "auto":
             return declared_protocol(self.checkpoint)
         return PROTOCOLS[self.protocol]
@@ -275,6 +306,13 @@ class EvalConfig:
     def of(cls, **options: Any) -> EvalConfig:
         """A configuration of options, whatever their groups; those left out have their defaults."""
         return cls().but(**options)
+
+    def __post_init__(self) -> None:
+        if self.what.policy == REMOTE:
+            for name in ("device", "dtype", "attention", "threads", "count_flops_every"):
+                if (value := getattr(self.compute, name)) != getattr(Compute, name):
+                    flag = name.replace("_", "-")
+                    raise UserError(f"--{flag} is {value}; a remote policy's server decides that.")
 
     def but(self, **options: Any) -> EvalConfig:
         """This configuration with other values of some options, whatever their groups."""

@@ -84,7 +84,8 @@ def check_method(
 
 
 def _check_call(where: str, pruner: Pruner, chunk: ActionChunk, unpruned: ActionChunk) -> None:
-    m, full = chunk.measures, unpruned.measures
+    m: Any = chunk.measures
+    full: Any = unpruned.measures
     dropped = m.visual_tokens - m.visual_tokens_kept
     finite = chunk.actions.shape == unpruned.actions.shape and np.isfinite(chunk.actions).all()
     _check(bool(finite), f"{where}: actions are misshapen or not finite")

@@ -342,13 +342,21 @@ def column(
 
 @dataclass(frozen=True, kw_only=True)
 class CallMeasures:
-    """What one policy call did and cost, as the policy itself measured it."""
+    """What one policy call did and cost, as the policy itself measured it.
 
-    pruned: bool = column("whether visual tokens were dropped (or reused, or fused) in this call")
-    visual_tokens: int = column("visual tokens before pruning", "tokens")
-    visual_tokens_kept: int = column("visual tokens that reach the last decoder layer", "tokens")
-    kept_per_camera: list[int] = column("visual tokens kept of each camera", "tokens")
-    tokens_per_layer: list[int] = column("sequence length in each decoder layer", "tokens")
+    Null stands for what the server of a remote policy does not say, as where it answered with an
+    action of the chunk before.
+    """
+
+    pruned: bool | None = column(
+        "whether visual tokens were dropped (or reused, or fused) in this call"
+    )
+    visual_tokens: int | None = column("visual tokens before pruning", "tokens")
+    visual_tokens_kept: int | None = column(
+        "visual tokens that reach the last decoder layer", "tokens"
+    )
+    kept_per_camera: list[int] | None = column("visual tokens kept of each camera", "tokens")
+    tokens_per_layer: list[int] | None = column("sequence length in each decoder layer", "tokens")
     expert_keys_per_layer: list[int] | None = column(
         "keys of the prefix that each layer of the action expert reads, at every denoising step; "
         "null: no expert",
@@ -370,29 +378,48 @@ class CallMeasures:
         "patches",
         default=0,
     )
-    llm_prefill_macs: int = column("gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC")
-    total_flops: int = column(
+    llm_prefill_macs: int | None = column(
+        "gated formula 4nd^2+2n^2d+3ndm summed over layers", "MAC"
+    )
+    total_flops: int | None = column(
         "2 x MAC of everything the networks and the method executed; preparing frames (resizing, "
         "JPEG) is not counted",
         "FLOP",
     )
-    scoring_flops: int = column("part of total_flops spent on scoring and probe layers", "FLOP")
+    scoring_flops: int | None = column(
+        "part of total_flops spent on scoring and probe layers", "FLOP"
+    )
     counted_flops: int | None = column(
         "reading of torch.utils.flop_counter; null: this call was not sampled", "FLOP"
     )
     batch_size: int = column(
         "calls computed together, at its largest; latency is a claim only at 1", "calls", default=1
     )
-    latency_preprocess_ms: float = column("frames and prompt to model input", "ms")
-    latency_vision_ms: float = column("vision towers and projector", "ms")
-    latency_scoring_ms: float = column("scores, gate and selection, probe layers included", "ms")
-    latency_prefill_ms: float = column("decoder layers over the (pruned) sequence", "ms")
-    latency_decode_ms: float = column("autoregressive decode steps; 0 for parallel decoding", "ms")
-    latency_denoise_ms: float = column(
+    latency_preprocess_ms: float | None = column("frames and prompt to model input", "ms")
+    latency_vision_ms: float | None = column("vision towers and projector", "ms")
+    latency_scoring_ms: float | None = column(
+        "scores, gate and selection, probe layers included", "ms"
+    )
+    latency_prefill_ms: float | None = column("decoder layers over the (pruned) sequence", "ms")
+    latency_decode_ms: float | None = column(
+        "autoregressive decode steps; 0 for parallel decoding", "ms"
+    )
+    latency_denoise_ms: float | None = column(
         "denoising steps of an action expert; 0 for other policies", "ms", default=0.0
     )
-    latency_head_ms: float = column("action head and un-normalisation", "ms")
-    latency_total_ms: float = column("the whole call, synchronised", "ms")
+    latency_head_ms: float | None = column("action head and un-normalisation", "ms")
+    latency_total_ms: float | None = column("the whole call, synchronised", "ms")
+    round_trip_ms: float | None = column(
+        "from request to reply, of a remote policy; null: the policy was not remote",
+        "ms",
+        default=None,
+    )
+    server_ms: float | None = column(
+        "what the server of a remote policy says the call took it; null: it does not say, or the "
+        "policy was not remote",
+        "ms",
+        default=None,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,10 +504,12 @@ class EpisodeRow:
         role=Role.SETTING,
         default=0,
     )
-    method: str = column("pruning method", role=Role.METHOD)
+    method: str = column(
+        "pruning method; of a remote policy what its server says, or unknown", role=Role.METHOD
+    )
     method_options: str = column("all options of the method, JSON", role=Role.METHOD)
     keep: float | None = column("keep ratio asked for; null: the method has none", role=Role.NAME)
-    policy: str = column("openvla, openvla-oft, pi0, pi05 or smolvla", role=Role.SETTING)
+    policy: str = column("openvla, openvla-oft, pi0, pi05, smolvla or remote", role=Role.SETTING)
     checkpoint: str = column("checkpoint name, folder or hub id", role=Role.NAME)
     checkpoint_hash: str = column("hash over the checkpoint's files", role=Role.SETTING)
     checkpoint_trained: bool = column(
@@ -519,7 +548,9 @@ class EpisodeRow:
     warnings: list[str] = column("what the reader of this row must know", role=Role.MEASURED)
     # what it cost (means over the episode's calls; null: no call was made)
     pruned_call_fraction: float | None = column(
-        "fraction of calls that were pruned; null: no call", role=Role.MEASURED
+        "fraction of calls that were pruned; null: no call, or a remote policy's server does not "
+        "say",
+        role=Role.MEASURED,
     )
     visual_tokens_kept_mean: float | None = column(
         "visual tokens kept per call", "tokens", Role.MEASURED
@@ -531,6 +562,20 @@ class EpisodeRow:
     )
     latency_mean_ms: float | None = column(
         "mean call, warm-up excluded; null: no such call", "ms", Role.MEASURED
+    )
+    round_trip_p50_ms: float | None = column(
+        "median from request to reply, of a remote policy, warm-up excluded; null: not remote, or "
+        "no such call",
+        "ms",
+        Role.MEASURED,
+        default=None,
+    )
+    server_p50_ms: float | None = column(
+        "median of what the server of a remote policy says its calls took, warm-up excluded; null: "
+        "it does not say, or not remote",
+        "ms",
+        Role.MEASURED,
+        default=None,
     )
     # how it was measured
     batch_size: int = column(

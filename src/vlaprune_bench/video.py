@@ -71,7 +71,8 @@ def episode_video(
     def caption() -> str:
         last = episode.measures[-1]
         parts = [label, f"step {episode.steps}/{max_steps}"]
-        parts.append(f"tokens {last.visual_tokens_kept}/{last.visual_tokens}")
+        if last.visual_tokens is not None:
+            parts.append(f"tokens {last.visual_tokens_kept}/{last.visual_tokens}")
         if gated:
             parts.append("gate: prune" if last.pruned else "gate: full")
         return "   ".join(parts)

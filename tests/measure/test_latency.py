@@ -34,6 +34,7 @@ def test_time_goes_to_the_current_stage(clock):
         "prefill": 4000.0 + 16000.0,
         "scoring": 8000.0,
         "decode": 0.0,
+        "denoise": 0.0,
         "head": 32000.0,
     }
     assert timer.total_ms == 63000.0

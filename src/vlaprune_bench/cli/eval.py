@@ -31,7 +31,7 @@ def parse(argv: list[str]) -> EvalConfig:
 
 def _parse_eval(argv: list[str]) -> Any:
     """argv to configuration (`run`) and whether errors are run again (`retry_errors`)."""
-    retry = _switch("Run the episodes again that ended in errors, those alone.")
+    retry = switch("Run the episodes again that ended in errors, those alone.")
     return parse_all(argv, "vlaprune-eval", __doc__ or "", {}, [("retry_errors", *retry)])
 
 
@@ -57,24 +57,24 @@ def parse_all(
     Raises:
         UserError: an unknown option, an option of another method, or a value that cannot be.
     """
-    plugin, config, method = (peek(argv, flag) for flag in ("--plugin", "--config", "--method"))
+    plugin, config, method = (peek(argv, name) for name in ("--plugin", "--config", "--method"))
     if plugin is not None:
         load_plugin(Path(plugin))
     default = load(Path(config)) if config is not None else EvalConfig()
     pruner = default.what.pruner
     if method is not None and method != pruner.name:
         pruner = method_class(method)()
-    pruner, inner = _choose_inner(pruner, argv)
-    _refuse_doubles(pruner)
+    pruner, inner = choose_inner(pruner, argv)
+    refuse_doubles(pruner)
     default = default.but(pruner=pruner)
 
     command_line = make_dataclass(
         "CommandLine",
         [
-            ("config", *_flag(Path | None, "YAML file of options; the command line wins.", None)),
-            ("plugin", *_flag(Path | None, "Python file that registers your own method.", None)),
+            ("config", *flag(Path | None, "YAML file of options; the command line wins.", None)),
+            ("plugin", *flag(Path | None, "Python file that registers your own method.", None)),
             *more,
-            ("method", *_flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
+            ("method", *flag(str, f"One of: {', '.join(methods())}.", pruner.name)),
             *inner,
             *((name, type(part), field(default=part)) for name, part in parts.items()),
             ("run", EvalConfig, field(default=default)),
@@ -90,33 +90,35 @@ def parse_all(
         return_unknown_args=True,
     )
     if unknown:
-        others = [f"--{name.replace('_', '-')}" for name, *_ in more]
-        others += [flag for part in parts.values() for flag in _options(part)]
-        raise UserError(_explain(unknown[0], parsed.run, others))
+        others = ["--config", "--plugin", "--method"]
+        others += [f"--{name.replace('_', '-')}" for name, *_ in more]
+        others += [option for part in parts.values() for option in _options(part)]
+        raise UserError(explain(unknown[0], EvalConfig, parsed.run.what.pruner, others))
     return parsed
 
 
-def _flag(kind: Any, help_text: str, default: Any) -> tuple[Any, Any]:
+def flag(kind: Any, help_text: str, default: Any) -> tuple[Any, Any]:
+    """Type and default of a field of a command line."""
     return Annotated[kind, tyro.conf.arg(help=help_text)], field(default=default)
 
 
-def _switch(help_text: str) -> tuple[Any, Any]:
+def switch(help_text: str) -> tuple[Any, Any]:
     kind = Annotated[bool, tyro.conf.arg(help=help_text), tyro.conf.FlagCreatePairsOff]
     return kind, field(default=False)
 
 
-def peek(argv: list[str], flag: str) -> str | None:
+def peek(argv: list[str], name: str) -> str | None:
     """The value of one flag, wherever it stands; the last one counts."""
     value = None
     for index, arg in enumerate(argv):
-        if arg == flag and index + 1 < len(argv):
+        if arg == name and index + 1 < len(argv):
             value = argv[index + 1]
-        elif arg.startswith(f"{flag}="):
+        elif arg.startswith(f"{name}="):
             value = arg.split("=", 1)[1]
     return value
 
 
-def _choose_inner(pruner: Pruner, argv: list[str]) -> tuple[Pruner, list[tuple[str, Any, Any]]]:
+def choose_inner(pruner: Pruner, argv: list[str]) -> tuple[Pruner, list[tuple[str, Any, Any]]]:
     """Choose the methods inside a method by flags named after their fields, as `--method` does.
 
     Returns:
@@ -126,18 +128,18 @@ def _choose_inner(pruner: Pruner, argv: list[str]) -> tuple[Pruner, list[tuple[s
     for f in fields(pruner):
         held = getattr(pruner, f.name)
         if isinstance(held, Pruner):
-            flag = f"--{f.name.replace('_', '-')}"
-            name = peek(argv, flag)
+            chooses = f"--{f.name.replace('_', '-')}"
+            name = peek(argv, chooses)
             if name is not None and name != held.name:
-                held = method_class(name, flag)()
-            held, deeper = _choose_inner(held, argv)
+                held = method_class(name, chooses)()
+            held, deeper = choose_inner(held, argv)
             pruner = replace(pruner, **{f.name: held})
             about = f"The method inside {pruner.name}; one of those of --method."
-            flags += [(f.name, *_flag(str, about, held.name)), *deeper]
+            flags += [(f.name, *flag(str, about, held.name)), *deeper]
     return pruner, flags
 
 
-def _refuse_doubles(pruner: Pruner) -> None:
+def refuse_doubles(pruner: Pruner) -> None:
     """Refuse methods in one another that share an option: a flag could not say whose it is."""
     options = _options(pruner, deep=True)
     if doubles := {option for option in options if options.count(option) > 1}:
@@ -166,18 +168,24 @@ def _options(config: Any, deep: bool = False) -> list[str]:
     return names
 
 
-def _explain(unknown: str, config: EvalConfig, others: list[str]) -> str:
-    """One sentence about an argument nobody reads; `others` are flags of no evaluation."""
-    flag = unknown.split("=", 1)[0].replace("_", "-")
-    owners = [name for name, cls in methods().items() if flag in _options(cls)]
+def explain(unknown: str, config: type, pruner: Pruner, others: list[str]) -> str:
+    """One sentence about an argument nobody reads.
+
+    Args:
+        unknown: the argument.
+        config: the command's options.
+        pruner: the method.
+        others: flags of the command besides.
+    """
+    name = unknown.split("=", 1)[0].replace("_", "-")
+    owners = [method for method, cls in methods().items() if name in _options(cls)]
     if owners:
         return (
-            f"{flag} is an option of {', '.join(owners)}; the method is {config.what.pruner.name}, "
+            f"{name} is an option of {', '.join(owners)}; the method is {pruner.name}, "
             "which does not read it."
         )
-    known = ["--config", "--plugin", *others, "--method", *_options(EvalConfig)]
-    known += _options(config.what.pruner, deep=True)
-    return f"unknown option {unknown}{nearest(flag, known)}."
+    known = [*others, *_options(config), *_options(pruner, deep=True)]
+    return f"unknown option {unknown}{nearest(name, known)}."
 
 
 def run(argv: list[str]) -> None:

@@ -23,8 +23,11 @@ POLICIES = {
     "pi0": f"{HERE}.flow.pi0:Pi0",
     "pi05": f"{HERE}.flow.pi05:Pi05",
     "smolvla": f"{HERE}.flow.smolvla:SmolVLA",
+    "remote": f"{HERE}.remote.policy:RemotePolicy",
 }
 """Every policy by name: where its class is. No torch is needed to read this."""
+REMOTE = "remote"
+"""The one that runs elsewhere."""
 SHAPES = {
     "openvla-7b": f"{HERE}.random_checkpoint:OPENVLA_7B",
     "openvla-oft-7b": f"{HERE}.random_checkpoint:OPENVLA_OFT_7B",
@@ -35,9 +38,14 @@ SHAPES = {
 """Real architectures with random weights, by name: where each stands."""
 
 
+def own_policies() -> tuple[str, ...]:
+    """Names of those that run here, of a checkpoint."""
+    return tuple(name for name in POLICIES if name != REMOTE)
+
+
 def policy_names() -> str:
-    """Every policy, as a sentence lists them."""
-    *first, last = POLICIES
+    """Every policy of a checkpoint, as a sentence lists them."""
+    *first, last = own_policies()
     return f"{', '.join(first)} or {last}"
 
 
@@ -106,12 +114,12 @@ def named_object(path: str) -> Any:
 
 def _policy_class(checkpoint: Checkpoint, policy: str) -> Any:
     """The policy of that name; "auto" looks at the checkpoint's files."""
-    if policy not in ("auto", *POLICIES):
+    if policy not in ("auto", *own_policies()):
         raise UserError(f"--policy is {policy}; it must be auto, {policy_names()}.")
     if policy != "auto":
         return named_object(POLICIES[policy])
-    for path in POLICIES.values():
-        cls = named_object(path)
+    for name in own_policies():
+        cls = named_object(POLICIES[name])
         if cls.reads(checkpoint):
             return cls
     raise UserError(

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ServedMethod:
+    """What a policy server prunes with, by its own word."""
+
+    name: str
+    """Of the method; unknown: it does not say."""
+    options: str
+    """All of them, JSON."""
+    keep: float | None
+
+
+@dataclass(frozen=True)
 class PolicyInfo:
     """Facts about a loaded policy that rows and reports carry."""
 
@@ -48,6 +59,8 @@ class PolicyInfo:
     """Options of the policy's own that are not what its checkpoint says by itself, JSON."""
     notes: tuple[str, ...] = ()
     """What the reader of a row must know."""
+    served: ServedMethod | None = None
+    """The method, of a policy that runs elsewhere; None: the episode's own."""
 
 
 @dataclass
@@ -103,6 +116,10 @@ class Policy(Protocol):
             pruner: its method; None: the one the policy was loaded with.
             noise_seed: of what the policy itself draws (flow matching); None: `seed`.
         """
+        ...
+
+    def end(self, memory: Memory) -> None:
+        """End an episode, whatever became of it; nobody asks for its calls any more."""
         ...
 
     def act(self, memory: Memory, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:

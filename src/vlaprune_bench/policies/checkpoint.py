@@ -332,6 +332,12 @@ class Checkpoint:
                 f"({type(error).__name__}: {first_line(error)})."
             ) from error
 
+    @property
+    def weight_bytes(self) -> int:
+        """Size of its files of weights."""
+        kinds = (".safetensors", ".pt", ".bin")
+        return sum(p.stat().st_size for p in self.folder.iterdir() if p.suffix in kinds)
+
     def has_part(self, stem: str) -> bool:
         """Whether there is any file `{stem}--*_checkpoint.pt`."""
         return bool(self._files([f"{stem}--*_checkpoint.pt"]))

@@ -110,6 +110,9 @@ class VLA(ABC):
             UserError: the checkpoint has no tokenizer.
         """
 
+    def end(self, memory: Memory) -> None:  # noqa: B027 - nothing to do, for most
+        """End an episode: what it remembers is in its memory alone."""
+
     @abstractmethod
     def _grids(self) -> tuple[tuple[int, int], ...]:
         """(rows, columns) of visual tokens, one entry a camera."""

@@ -225,20 +225,20 @@ def profile_row(
             latencies[f"latency_{stage}_p{q}_ms"] = _percentile(ms, q)
     latencies["latency_total_p99_ms"] = _percentile(variant.column("latency_total_ms"), 99)
     both = sorted(set(counted) & set(none.measured()))
-    paired = [none.calls[i].latency_total_ms / variant.calls[i].latency_total_ms for i in both]
+    paired = _total_ms(none, both) / _total_ms(variant, both)
     peaks = [variant.peaks[i] for i in counted] if variant.peaks else []
     return ProfileRow(
         method=variant.pruner.name,
         method_options=json.dumps(method_options(variant.pruner)),
         keep=variant.pruner.keep_ratio,
         timed_calls=len(variant.calls),
-        pruned_calls=sum(call.pruned for call in variant.calls),
-        visual_tokens=variant.calls[0].visual_tokens,
+        pruned_calls=sum(bool(call.pruned) for call in variant.calls),
+        visual_tokens=variant.calls[0].visual_tokens or 0,
         visual_tokens_kept=_mean(variant, "visual_tokens_kept"),
         total_flops=_mean(variant, "total_flops"),
         llm_prefill_macs=_mean(variant, "llm_prefill_macs"),
         scoring_flops=_mean(variant, "scoring_flops"),
-        speedup=_percentile(np.array(paired), 50),
+        speedup=_percentile(paired, 50),
         flops_ratio=_ratio(_mean(none, "total_flops"), _mean(variant, "total_flops")),
         prefill_speedup=_ratio(_prefill_ms(none), _prefill_ms(variant)),
         prefill_macs_ratio=_ratio(
@@ -250,6 +250,10 @@ def profile_row(
         **latencies,
         **shared,
     )
+
+
+def _total_ms(variant: Variant, rounds: list[int]) -> np.ndarray:
+    return np.array([variant.calls[i].latency_total_ms for i in rounds], dtype=float)
 
 
 def _prefill_ms(variant: Variant) -> float | None:

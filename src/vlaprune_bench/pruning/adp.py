@@ -21,6 +21,8 @@ class Adp(Static):
     gate: MotionGate = MotionGate()
     """When to prune."""
 
+    reads_motion = True
+
     def canonical(self) -> Adp:
         return replace(self, gate=self.gate.canonical(self.reading))
 

@@ -159,6 +159,11 @@ class Pruner(draccus.ChoiceRegistry):
         """Whether `fuse` is asked at every call; models that cannot are refused by `resolve`."""
         return False
 
+    @property
+    def reads_motion(self) -> bool:
+        """Whether it looks at the hand's poses (`PruneContext.eef_poses`)."""
+        return False
+
     def caveat(self, checkpoint: str) -> str | None:
         """What the reader of a row must know where the method runs on a checkpoint of that name."""
         return None

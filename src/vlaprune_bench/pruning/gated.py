@@ -53,6 +53,8 @@ class Gated(Wrapper):
     def canonical(self) -> Gated:
         return replace(self, inner=self.inner.canonical(), gate=self.gate.canonical(READING))
 
+    reads_motion = True
+
     def start(self) -> GatedMemory:
         return GatedMemory(super().start())
 

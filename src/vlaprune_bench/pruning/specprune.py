@@ -142,6 +142,8 @@ class SpecPrune(Pruner):
     def tapped_layers(self) -> tuple[int, ...]:
         return tuple(sorted({*self.local_layers, *self.global_layers, *self.update_layers}))
 
+    reads_motion = True
+
     def start(self) -> SpecMemory:
         return SpecMemory()
 

@@ -46,6 +46,10 @@ class Wrapper(Pruner):
     def fuses(self) -> bool:
         return self.held.fuses
 
+    @property
+    def reads_motion(self) -> bool:
+        return self.held.reads_motion
+
     def caveat(self, checkpoint: str) -> str | None:
         return self.held.caveat(checkpoint)
 

@@ -292,3 +292,11 @@ def _name(cells: list[Cell]) -> list[Cell]:
         text = ", ".join(f"{short[n]}={cell.options[n]}" for n in names if n in cell.options)
         named.append(Cell(index, cell.method, cell.keep, cell.options, cell.setting, text))
     return named
+
+
+def mean_over_calls(episodes: pd.DataFrame, column: str) -> float:
+    """The mean over calls of what episodes give as means over their own; nan: none does."""
+    known = episodes[(episodes.calls > 0) & episodes[column].notna()]
+    if known.empty:
+        return math.nan
+    return float((known[column].astype(float) * known.calls).sum() / known.calls.sum())

@@ -274,7 +274,8 @@ def timeline(name: str, variant: str, calls: pd.DataFrame, steps: int) -> Chart:
 
 def _tokens(report: Report) -> list[Chart]:
     """Visual tokens kept over an episode, the mean of those still running."""
-    means = report.overview.calls.groupby(["cell", "call"])[["step", "visual_tokens_kept"]].mean()
+    calls = report.overview.calls.dropna(subset="visual_tokens_kept")
+    means = calls.groupby(["cell", "call"])[["step", "visual_tokens_kept"]].mean()
     series = []
     for index in means.index.unique("cell"):
         own = means.loc[index]

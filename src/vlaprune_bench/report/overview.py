@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import average, rate
 from vlaprune_bench.report.calls import LATENCIES, measured_calls
-from vlaprune_bench.report.cells import PAIR, TITLES, Cell, Results, base_of, usual
+from vlaprune_bench.report.cells import (
+    PAIR,
+    TITLES,
+    Cell,
+    Results,
+    base_of,
+    mean_over_calls,
+    usual,
+)
 from vlaprune_bench.report.runs import plan
 from vlaprune_bench.report.table import Column, Table
 
@@ -83,6 +91,7 @@ class Overview:
         """Latencies of calls without warm-up at batch 1, by cell and device."""
         calls = self.calls
         steady = ~calls.warmup.astype(bool) & (calls.batch_size == 1)
+        steady &= calls.latency_total_ms.notna()  # a remote policy's may be unknown
         groups = calls.loc[steady, ["cell", "device", *LATENCIES]].groupby(
             ["cell", "device"], observed=True
         )
@@ -220,18 +229,13 @@ def _full(results: Results, cell: Cell) -> str:
 
 def _means(episodes: pd.DataFrame) -> dict[str, float]:
     """Means over calls of what episodes give as means over their own calls."""
-    made = episodes[episodes.calls > 0]
-    weights = made.calls / made.calls.sum()
     names = {
         "tokens": "visual_tokens_kept_mean",
         "pruned": "pruned_call_fraction",
         "macs": "llm_prefill_macs_mean",
         "flops": "total_flops_mean",
     }
-    return {
-        key: float((made[column].astype(float) * weights).sum()) if len(made) else math.nan
-        for key, column in names.items()
-    }
+    return {key: mean_over_calls(episodes, column) for key, column in names.items()}
 
 
 def _ratio(value: float, base: float) -> float:

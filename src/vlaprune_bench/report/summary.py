@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.measure.stats import wilson
-from vlaprune_bench.report.cells import gather, usual
+from vlaprune_bench.report.cells import gather, mean_over_calls, usual
 from vlaprune_bench.report.table import si
 
 if TYPE_CHECKING:
@@ -73,7 +73,6 @@ def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
             ok = group[group.status == "ok"]
             successes = int(ok.success.sum())
             low, high = wilson(successes, len(ok))
-            weights = group.calls / group.calls.sum()
             rows.append(
                 {
                     **cell.setting,
@@ -86,10 +85,10 @@ def summarise(episodes: pd.DataFrame) -> pd.DataFrame:
                     "success_rate": successes / len(ok) if len(ok) else math.nan,
                     "success_low": low,
                     "success_high": high,
-                    "pruned_calls": (group.pruned_call_fraction * weights).sum(),
-                    "visual_tokens": (group.visual_tokens_kept_mean * weights).sum(),
-                    "llm_prefill_tmacs": (group.llm_prefill_macs_mean * weights).sum() / 1e12,
-                    "total_tflops": (group.total_flops_mean * weights).sum() / 1e12,
+                    "pruned_calls": mean_over_calls(group, "pruned_call_fraction"),
+                    "visual_tokens": mean_over_calls(group, "visual_tokens_kept_mean"),
+                    "llm_prefill_tmacs": mean_over_calls(group, "llm_prefill_macs_mean") / 1e12,
+                    "total_tflops": mean_over_calls(group, "total_flops_mean") / 1e12,
                     "latency_p50_ms": group.latency_p50_ms.median(),
                 }
             )
@@ -129,9 +128,9 @@ def _figures(row: dict[Any, Any]) -> list[str]:
         "" if math.isnan(row["keep"]) else f"{row['keep']:g}",
         f"{row['episodes']}{errors}",
         _rate(row),
-        f"{row['pruned_calls']:.0%}",
-        f"{row['visual_tokens']:.0f}",
-        si(row["total_tflops"] * 1e12),
+        "" if math.isnan(row["pruned_calls"]) else f"{row['pruned_calls']:.0%}",
+        "" if math.isnan(row["visual_tokens"]) else f"{row['visual_tokens']:.0f}",
+        "" if math.isnan(row["total_tflops"]) else si(row["total_tflops"] * 1e12),
         "" if math.isnan(row["latency_p50_ms"]) else f"{row['latency_p50_ms']:.0f} ms",
     ]
 

@@ -203,10 +203,12 @@ def _same(results: Results, one: Cell, two: Cell) -> bool:
 
 
 def decisions(calls: pd.DataFrame) -> dict[str, str]:
-    """A hash of gate decisions and kept (or fused) tokens of each episode, by its id."""
+    """A hash of gate decisions and kept or fused tokens by episode, where they are known."""
     found: dict[str, str] = {}
     calls = calls.sort_values(["episode_id", "call"])
     for episode, group in calls.groupby("episode_id", observed=True):
+        if group.pruned.isna().any():
+            continue  # a remote policy's, of which nobody knows
         digest = hashlib.sha256()
         fused = group.fused_patches.fillna(0)  # a file from before this column
         for pruned, kept, n in zip(group.pruned, group.kept_visual, fused, strict=True):

@@ -49,6 +49,9 @@ class Facts:
     """Versions of the simulator that are not the pinned ones, JSON; empty: none."""
     policy_options: str = NO_OPTIONS
     """The policy's own, JSON."""
+    served: str = ""
+    """Method, its options and the attention backend of a policy that runs elsewhere, JSON; "": the
+    configuration's."""
 
 
 def specs(config: EvalConfig) -> list[EpisodeSpec]:
@@ -68,6 +71,11 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     It has the columns of `types.IDENTITY`, but those that joined later and have their default.
     """
     what = config.what
+    method, options = what.pruner.name, method_options(what.pruner)
+    attention = config.compute.attention
+    if facts.served:
+        method, said, attention = json.loads(facts.served)
+        options = json.loads(said)
     known = {
         **asdict(spec),
         "scenes": what.scenes,
@@ -75,10 +83,10 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
         "suite_reading": what.suite_reading,
         "execute_steps": _named_steps(what, facts),
         "repeat": what.repeat,
-        "method": what.pruner.name,
-        "method_options": method_options(what.pruner),
+        "method": method,
+        "method_options": options,
         **asdict(facts),
-        "attention": config.compute.attention,
+        "attention": attention,
     }
     later = DEFAULTS[EpisodeRow]
     return {k: known[k] for k in IDENTITY if k not in later or known[k] != later[k]}

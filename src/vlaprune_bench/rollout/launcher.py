@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
-from vlaprune_bench.config import EvalConfig
+from vlaprune_bench.config import EvalConfig, What
 from vlaprune_bench.measure.machine import model_threads
+from vlaprune_bench.policies import REMOTE
 from vlaprune_bench.rollout.identity import Facts
 from vlaprune_bench.rollout.jobs import Job, Schedule
 from vlaprune_bench.rollout.pool import Pool, Processes, count_workers
@@ -17,6 +18,7 @@ from vlaprune_bench.rollout.server import Done, Server
 from vlaprune_bench.rollout.setup import Loaded
 from vlaprune_bench.sim.compiled import is_compiled
 from vlaprune_bench.sim.pins import check_pins, unpinned
+from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.policies.base import SwappablePolicy
@@ -70,6 +72,8 @@ class Local:
         self._policy: SwappablePolicy | None = None
 
     def confirmed(self, config: EvalConfig, known: Facts) -> bool:
+        if config.what.policy == REMOTE:
+            return False  # only the server knows
         from vlaprune_bench.policies.device import choose_device, choose_dtype
 
         dtype = choose_dtype(config.compute.dtype, choose_device(config.compute.device))
@@ -88,9 +92,11 @@ class Local:
 
         gl_backend = choose_gl()
         unpinned = check_pins(cells[0].compute.allow_unpinned)
+        what, compute = cells[0].what, cells[0].compute
+        if what.policy == REMOTE:
+            return self._connect(what, gl_backend, unpinned)
         from vlaprune_bench.policies import load_policy
 
-        what, compute = cells[0].what, cells[0].compute
         checkpoint, assets = resolve(cells[0])
         threads = _set_threads(cells[0], checkpoint)
         self._policy = load_policy(
@@ -110,6 +116,26 @@ class Local:
         for cell in cells:
             self._policy.resolve(cell.what.pruner)  # refused before the first episode
         return Loaded(self._policy.info, assets, gl_backend, checkpoint.folder, threads, unpinned)
+
+    def _connect(self, what: What, gl_backend: str, unpinned: dict[str, str]) -> Loaded:
+        """A policy that runs elsewhere.
+
+        Raises:
+            UserError: there is no server, or what it serves is not for LIBERO.
+        """
+        from vlaprune_bench.policies.remote.policy import RemotePolicy
+        from vlaprune_bench.sim.assets import resolve_assets
+
+        assert what.url is not None
+        remote = RemotePolicy(what.url, what.dialect, what.evaluation)
+        if what.dialect == "auto" and what.protocol == "auto" and remote.dialect != "openpi":
+            raise UserError(
+                f"--dialect is auto; the server speaks {remote.dialect}: say --dialect "
+                f"{remote.dialect}, whose evaluation protocol is another, or name --protocol."
+            )
+        assets = resolve_assets(what.assets, remote.info.assets)
+        self._policy = cast("SwappablePolicy", remote)  # only the kind of its memory is another
+        return Loaded(remote.info, assets, gl_backend, None, None, unpinned)
 
     def run(
         self,
@@ -149,13 +175,8 @@ def _set_threads(config: EvalConfig, checkpoint: Checkpoint) -> int:
     """Give torch the threads that suit the model; how many it has."""
     import torch
 
-    size = sum(
-        path.stat().st_size
-        for path in checkpoint.folder.iterdir()
-        if path.suffix in (".safetensors", ".pt", ".bin")
-    )
     workers, _ = count_workers(config.compute.workers)
-    threads = model_threads(config.compute.threads, size, workers)
+    threads = model_threads(config.compute.threads, checkpoint.weight_bytes, workers)
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()

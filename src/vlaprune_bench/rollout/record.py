@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -116,17 +117,21 @@ class EpisodeRecord:
 
 
 def _costs(calls: list[CallRow]) -> dict[str, Any]:
-    """Means over an episode's calls; None where there is nothing to average."""
-    steady = [call.latency_total_ms for call in calls if not call.warmup]
+    """Means over those of an episode's calls that know; None where none does."""
+    steady = [call for call in calls if not call.warmup]
 
-    def mean(values: list[float]) -> float | None:
-        return float(np.mean(values)) if values else None
+    def over(how: Callable[[list[float]], Any], name: str, of: list[CallRow]) -> float | None:
+        told = [getattr(call, name) for call in of]
+        known = [float(value) for value in told if value is not None]
+        return float(how(known)) if known else None
 
     return {
-        "pruned_call_fraction": mean([float(call.pruned) for call in calls]),
-        "visual_tokens_kept_mean": mean([float(call.visual_tokens_kept) for call in calls]),
-        "llm_prefill_macs_mean": mean([float(call.llm_prefill_macs) for call in calls]),
-        "total_flops_mean": mean([float(call.total_flops) for call in calls]),
-        "latency_p50_ms": float(np.median(steady)) if steady else None,
-        "latency_mean_ms": mean(steady),
+        "pruned_call_fraction": over(np.mean, "pruned", calls),
+        "visual_tokens_kept_mean": over(np.mean, "visual_tokens_kept", calls),
+        "llm_prefill_macs_mean": over(np.mean, "llm_prefill_macs", calls),
+        "total_flops_mean": over(np.mean, "total_flops", calls),
+        "latency_p50_ms": over(np.median, "latency_total_ms", steady),
+        "latency_mean_ms": over(np.mean, "latency_total_ms", steady),
+        "round_trip_p50_ms": over(np.median, "round_trip_ms", steady),
+        "server_p50_ms": over(np.median, "server_ms", steady),
     }

@@ -129,7 +129,7 @@ class Runner:
         for cell in cells:
             text = f"# {' '.join(command_line)}\n{dump(cell)}"
             self.store.save_config(run_id(cell), text)
-        if loaded.facts != known:
+        if loaded.facts != known and loaded.checkpoint is not None:
             self.store.save_note(*facts_note(cells[0], loaded.facts, loaded.checkpoint))
         for warning in dict.fromkeys(w for cell in cells for w in Setup(cell, loaded).warnings):
             self.display.warn(warning)

@@ -203,7 +203,7 @@ class Server:
     def _is_first(self, record: EpisodeRecord, measures: CallMeasures) -> bool:
         """Whether a call is the first of its kind here; to be asked once a call."""
         method = record.job.setup.config.what.pruner.name
-        kind = method, measures.batch_size, tuple(measures.tokens_per_layer)
+        kind = method, measures.batch_size, tuple(measures.tokens_per_layer or ())
         first = kind not in self.warm
         self.warm.add(kind)
         return first
@@ -235,8 +235,12 @@ class Server:
         return self.memories[record]
 
     def _finish(self, record: EpisodeRecord, ended: Ended) -> Done:
-        self.memories.pop(record, None)
+        self._forget(record)
         return record.job, *record.finish(ended)
+
+    def _forget(self, record: EpisodeRecord) -> None:
+        if (memory := self.memories.pop(record, None)) is not None:
+            self.policy.end(memory)
 
     def _staff(self, schedule: Schedule) -> None:
         """Give every worker that is free an order, or send it home; start workers for the rest."""
@@ -329,7 +333,7 @@ class Server:
         self.asking = deque(entry for entry in self.asking if entry[0] is not slot)
         if slot.record is not None:
             record = slot.record
-            self.memories.pop(record, None)
+            self._forget(record)
             why = f"{why}, {record.where()}"
             yield record.job, *record.give_up(status, why)
         else:
@@ -340,6 +344,8 @@ class Server:
         for slot in list(self.slots):
             self._dismiss(slot)
         self.asking.clear()
+        for record in list(self.memories):
+            self._forget(record)
 
     def __enter__(self) -> Server:
         return self

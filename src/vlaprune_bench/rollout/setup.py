@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlaprune_bench.config import EvalConfig, digest, method_options, run_id
+from vlaprune_bench.config import EvalConfig, digest, run_id
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.policies.base import PolicyInfo
 from vlaprune_bench.pruning.gated import has_gate
@@ -36,8 +36,8 @@ class Loaded:
     info: PolicyInfo
     assets: AssetSet
     gl_backend: str
-    checkpoint: Path
-    """Folder of the checkpoint."""
+    checkpoint: Path | None
+    """Folder of the checkpoint; None: it is elsewhere."""
     threads: int | None = None
     """CPU threads of the model."""
     unpinned: dict[str, str] = field(default_factory=dict)
@@ -55,7 +55,15 @@ class Loaded:
             info.action_steps,
             json.dumps(self.unpinned, sort_keys=True) if self.unpinned else "",
             info.options,
+            self._served,
         )
+
+    @property
+    def _served(self) -> str:
+        info = self.info
+        if info.served is None:
+            return ""
+        return json.dumps([info.served.name, info.served.options, info.attention])
 
     @property
     def warnings(self) -> list[str]:
@@ -154,11 +162,11 @@ class Setup:
             **{name: value for name, value in DEFAULTS[EpisodeRow].items() if name in IDENTITY},
             **known,
             "execute_steps": self.executed,
-            "method_options": json.dumps(method_options(what.pruner)),
+            "method_options": json.dumps(known["method_options"]),
             "run_id": run_id(self.config),
             "episode_id": self.episode_id(spec),
             "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
-            "keep": what.pruner.keep_ratio,
+            "keep": what.pruner.keep_ratio if info.served is None else info.served.keep,
             "perturbation": " ".join(what.variants),
             "dimension": self._task(spec).dimension,
             "checkpoint": info.name,
