@@ -59,6 +59,7 @@ def test_reruns_stay_out_of_rates_and_pairs(frames):
     one, two = report(base, same), report(base, again, same)
     assert [r["episodes"] for r in two.overview.success.rows if r["repeat"] == "0"] == [500, 500]
     assert one.paired.rows[0]["difference"] == two.paired.rows[0]["difference"]
+    assert "0" not in one.overview.shared.replace("float32", "").split(", ")  # no title says it
 
 
 def test_where_none_ran_once_the_floor_is_said_to_be_unknown(frames):

@@ -232,14 +232,9 @@ def published(options: PublishedOptions) -> None:
 
 def roofline(options: RooflineOptions) -> None:
     """Print the bounds of a shape on a card."""
-    from vlaprune_bench.measure.call_bounds import SHAPES
-    from vlaprune_bench.measure.roofline import CARDS
     from vlaprune_bench.report.published_check import cards, roofline_tables
 
-    for flag, value, known in (("--shape", options.shape, SHAPES), ("--gpu", options.gpu, CARDS)):
-        if value not in known:
-            raise UserError(f"{flag} is {value}{nearest(value, known)}.")
-    tables = roofline_tables(SHAPES[options.shape], options.gpu)
+    tables = roofline_tables(options.shape, options.gpu)
     print_tables([*tables, cards()], options.format, options.table or ("roofline",))
 
 

@@ -46,7 +46,11 @@ USUAL = {
     "budget": "protocol",
     "scenes": "reference",
     "execute_steps": "8",
-    **{SHOWN.get(n, n): v for n, v in DEFAULTS[EpisodeRow].items() if n in columns(Role.SETTING)},
+    **{
+        SHOWN.get(n, n): str(v)
+        for n, v in DEFAULTS[EpisodeRow].items()
+        if n in columns(Role.SETTING)
+    },
 }
 """Parts of a setting that no title needs to say, see `usual`."""
 BEGIN = ["scene_hash", "frames_hash", "instruction"]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vlaprune_bench.config import nearest
 from vlaprune_bench.measure.call_bounds import (
     KERNELS_PER_LAYER,
     LAUNCH_US,
@@ -18,6 +19,7 @@ from vlaprune_bench.measure.call_bounds import (
 from vlaprune_bench.measure.roofline import CARDS, UNVERIFIED, Card, card_of
 from vlaprune_bench.report.published import Entry, against_none, definition, entries, verdict
 from vlaprune_bench.report.table import Column, Table, si
+from vlaprune_bench.types import UserError
 
 TOLERANCE = 0.1
 """By how much a printed count may miss: prompts differ in length, and what else is counted."""
@@ -191,9 +193,20 @@ def _success(entry: Entry, known: Sequence[Entry]) -> str:
     )
 
 
-def roofline_tables(shape: CallShape, name: str) -> list[Table]:
-    """The least time of each stage by keep on a card of `CARDS`, and where pruning cannot help."""
-    card = CARDS[name]
+def roofline_tables(of: str, name: str) -> list[Table]:
+    """The least time of each stage by keep, and where pruning cannot help.
+
+    Args:
+        of: a shape of `SHAPES`.
+        name: a card of `CARDS`.
+
+    Raises:
+        UserError: there is no such shape or card.
+    """
+    for flag, value, known in (("--shape", of, SHAPES), ("--gpu", name, CARDS)):
+        if value not in known:
+            raise UserError(f"{flag} is {value}{nearest(value, known)}.")
+    shape, card = SHAPES[of], CARDS[name]
     stages = [bound.stage for bound in bounds(shape, card)]
     rows = []
     for keep in KEEPS:
