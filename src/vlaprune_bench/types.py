@@ -19,6 +19,10 @@ class UserError(Exception):
     parsers wrap those in messages of their own.
     """
 
+    def __str__(self) -> str:
+        """The sentence in one line: what a file or a shell put between is no line break of ours."""
+        return " ".join(super().__str__().split())
+
 
 class Status(StrEnum):
     """How an episode ended, apart from whether the task was solved."""
@@ -363,7 +367,7 @@ class CallMeasures:
         "tokens",
         default=None,
     )
-    empty_tokens_dropped: int = column(
+    empty_tokens_dropped: int | None = column(
         "masked tokens, of cameras the checkpoint declares empty, left out of the sequence: exact, "
         "and no pruning; 0 where they are kept",
         "tokens",
@@ -372,7 +376,7 @@ class CallMeasures:
     kept_visual: list[int] | None = column(
         "indices of the kept visual tokens; null: all were kept (pruned is false)"
     )
-    fused_patches: int = column(
+    fused_patches: int | None = column(
         "outputs of vision towers taken from an earlier call, each tower's patches counted; the "
         "towers ran in full, and the tokens stay",
         "patches",

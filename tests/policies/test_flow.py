@@ -331,6 +331,22 @@ SPOILT = {
     "a variant": (
         "config.json", lambda c: c.update(paligemma_variant="gemma_9b"),
         "paligemma_variant in config.json is gemma_9b; known are gemma_2b"),
+    "a number": (
+        "config.json", lambda c: c.update(chunk_size="ten"),
+        "config.json: chunk_size is ten; it must be a whole number"),
+    "more steps than actions": (
+        "config.json", lambda c: c.update(n_action_steps=11),
+        "n_action_steps is 11; it must be at most chunk_size, 10"),
+    "a size": (
+        "architecture.json", lambda c: c["vision"].update(num_attention_heads=[2]),
+        r"architecture.json: vision: num_attention_heads is \[2\]; it must be a whole number"),
+    "no list": (
+        "policy_preprocessor.json", lambda c: c.update(steps={"a": 1}),
+        "steps is {'a': 1}; it must be a list of mappings"),
+    "no finite number": (
+        "policy_preprocessor_step_1_normalizer_processor.safetensors",
+        lambda t: t["observation.state.mean"].fill_(float("nan")),
+        "statistics observation.state.mean are not all finite"),
     "a mode": (
         "policy_preprocessor.json",
         lambda c: c["steps"][-1]["config"]["norm_map"].update(STATE="RANK"),
@@ -382,6 +398,14 @@ def test_a_missing_file_is_told(name, sentence, copy):
     folder = copy()
     (folder / name).unlink()
     with pytest.raises(UserError, match=sentence):
+        load(str(folder))
+
+
+def test_a_folder_in_a_files_place_is_told(copy):
+    folder = copy()
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").mkdir()
+    with pytest.raises(UserError, match=r"tokenizer\.json is a folder, not a file"):
         load(str(folder))
 
 

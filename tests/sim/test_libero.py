@@ -374,6 +374,7 @@ def test_a_process_that_forgets_to_close_ends_quietly(lite_assets, gpus):
     """And renders, whatever CUDA_VISIBLE_DEVICES says (robosuite makes EGL indices of it)."""
     code = (
         "from vlaprune_bench.sim.libero import LiberoTask\n"
+        "from vlaprune_bench.sim.tasks import TaskKey\n"
         "from vlaprune_bench.sim.assets import resolve_assets\n"
         "task = LiberoTask(TaskKey('libero_spatial', 0, resolve_assets('lite', 'lite')))\n"
         "task.reset(0)\n"

@@ -117,6 +117,7 @@ def test_scenes_and_trajectories_are_the_same_in_any_order_path_and_process(lite
         "import json, sys\n"
         "from tests.sim.test_scenes import played\n"
         "from vlaprune_bench.sim.libero import LiberoTask\n"
+        "from vlaprune_bench.sim.tasks import TaskKey\n"
         "from vlaprune_bench.sim.assets import resolve_assets\n"
         "task = LiberoTask(TaskKey('libero_spatial', 4, resolve_assets('lite', 'lite')))\n"
         "print(json.dumps({k: played(task, k) for k in (2, 0)}))\n"

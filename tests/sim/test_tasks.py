@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from vlaprune_bench.sim import package, tasks
+from vlaprune_bench.sim import package, suites, tasks
 from vlaprune_bench.types import SUITES, UserError
 
 
@@ -35,7 +35,7 @@ def test_init_states_equal_what_torch_loads(suite):
     import torch
 
     for task in tasks.list_tasks(suite):
-        ours = tasks.load_init_states(task.init_states_file)
+        ours = suites.load_init_states(task.init_states_file)
         theirs = torch.load(task.init_states_file, weights_only=False)
         assert ours.dtype == np.float64
         assert ours.shape[0] == 50
@@ -74,7 +74,7 @@ def test_a_hostile_file_runs_nothing(tmp_path, protocol):
     trap = tmp_path / "trap"
     content = pickle.dumps(Hostile(trap), protocol=protocol)
     with pytest.raises(UserError, match=r"mkdir, which is refused"):
-        tasks.load_init_states(archive(tmp_path / "x.pruned_init", content))
+        suites.load_init_states(archive(tmp_path / "x.pruned_init", content))
     assert not trap.exists()
     pickle.loads(content)
     assert trap.exists()  # the file was hostile indeed
@@ -84,7 +84,7 @@ def test_an_array_of_hostile_objects_runs_nothing(tmp_path):
     trap = tmp_path / "trap"
     content = pickle.dumps(np.array([Hostile(trap)], dtype=object), protocol=2)
     with pytest.raises(UserError, match="refused"):
-        tasks.load_init_states(archive(tmp_path / "x.pruned_init", content))
+        suites.load_init_states(archive(tmp_path / "x.pruned_init", content))
     assert not trap.exists()
 
 
@@ -93,16 +93,16 @@ def test_an_array_of_hostile_objects_runs_nothing(tmp_path):
     [
         {"a": 1},
         np.zeros((2, 3), np.float32),
-        np.zeros(5),
+        np.zeros((5, 2, 2)),
         np.zeros((0, 3)),
         np.array([[0.0, np.nan]]),
     ],
-    ids=["dict", "float32", "1d", "empty", "NaN"],
+    ids=["dict", "float32", "3d", "empty", "NaN"],
 )
 def test_anything_but_a_table_of_doubles_is_refused(tmp_path, value):
     path = archive(tmp_path / "x.pruned_init", pickle.dumps(value, protocol=4))
     with pytest.raises(UserError, match=r"x\.pruned_init.*float64"):
-        tasks.load_init_states(path)
+        suites.load_init_states(path)
 
 
 def test_files_that_are_no_archives(tmp_path):
@@ -114,7 +114,7 @@ def test_files_that_are_no_archives(tmp_path):
     cut = archive(tmp_path / "cut", pickle.dumps(np.zeros((2, 3)), protocol=2)[:-9])
     for path in (plain, empty, cut, tmp_path / "absent"):
         with pytest.raises(UserError, match=path.name):
-            tasks.load_init_states(path)
+            suites.load_init_states(path)
 
 
 def test_the_table_survives_the_round_trip(tmp_path):
@@ -122,7 +122,7 @@ def test_the_table_survives_the_round_trip(tmp_path):
     buffer = io.BytesIO()
     pickle.dump(table, buffer, protocol=2)
     np.testing.assert_array_equal(
-        tasks.load_init_states(archive(tmp_path / "x", buffer.getvalue())), table
+        suites.load_init_states(archive(tmp_path / "x", buffer.getvalue())), table
     )
 
 
@@ -138,7 +138,7 @@ def test_damage_anywhere_is_a_refusal_or_leaves_a_table(tmp_path, protocol):
         for place in places:
             damaged[place] = rng.integers(256)
         try:
-            states = tasks.load_init_states(archive(tmp_path / "x", bytes(damaged)))
+            states = suites.load_init_states(archive(tmp_path / "x", bytes(damaged)))
         except UserError:
             refused += 1
         else:
@@ -153,18 +153,21 @@ def test_a_real_file_cut_or_changed_anywhere_is_refused(tmp_path):
     path = tmp_path / "x.pruned_init"
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"x\.pruned_init' cannot be read .*hf-libero again"):
-            tasks.load_init_states(path)
+        with pytest.raises(
+            UserError,
+            match=r"x\.pruned_init' cannot be read .*install the package they come from again",
+        ):
+            suites.load_init_states(path)
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 1
     path.write_bytes(bytes(changed))
     with pytest.raises(UserError, match="cannot be read"):
-        tasks.load_init_states(path)
+        suites.load_init_states(path)
 
 
 def test_an_archive_that_unpacks_to_far_too_much_is_refused(tmp_path):
     path = tmp_path / "x"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("archive/data.pkl", bytes(tasks.MAX_INIT_STATES_BYTES + 1))
+        file.writestr("archive/data.pkl", bytes(suites.MAX_INIT_STATES_BYTES + 1))
     with pytest.raises(UserError, match="too large to hold init states"):
-        tasks.load_init_states(path)
+        suites.load_init_states(path)

@@ -42,6 +42,8 @@ SETS = {
     "everything": ["camera", "start-pose", "light", "noise", "layout", "words:3"],
 }
 """What runs through the matrix together: every kind of every variant is in one of these."""
+QUICK = {"everything", "texture", "dropped", "other-words"}
+"""What runs by default: every variant is in one of these."""
 TASKS = {"distractors": ("libero_object", 2), "jitter": ("libero_object", 2)}
 """Elsewhere than in libero_spatial 1, whose suite has the same objects in every task."""
 
@@ -91,7 +93,10 @@ def compiled(environment: Any) -> str:
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.heavy) for name in SETS],
+)
 def test_the_matrix(lite, name, monkeypatch):
     """Any order of trials, both paths, and everything back afterwards."""
     suite, index = TASKS.get(name, ("libero_spatial", 1))
@@ -125,6 +130,7 @@ def test_the_matrix_has_every_kind():
     inside = {(v.name, v.kind) for said in SETS.values() for v in map(parse, said)}
     there = {(n, k) for n, cls in variants().items() for k in cls.scales}
     assert there - inside == {("words", "paraphrase")}
+    assert {parse(said).name for name in QUICK for said in SETS[name]} == set(variants())
 
 
 @pytest.mark.sim
@@ -133,6 +139,7 @@ def test_a_process_of_its_own_sees_the_same(lite):
     code = f"""
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
+from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.sim.variants import parse
 chosen = tuple(parse(said) for said in {SETS["everything"]!r})
 key = TaskKey("libero_spatial", 1, resolve_assets("lite", "lite"), variants=chosen, seed=3)

@@ -197,7 +197,10 @@ def test_every_study_expands(path, smoke):
     assert len(set(names)) == len(names)
     assert any(cell.what.pruner.name == "none" for cell in sweep.cells)
     if smoke:
-        assert {cell.what.checkpoint for cell in sweep.cells} == {"tiny"}
+        (checkpoint,) = {cell.what.checkpoint for cell in sweep.cells}
+        policy = path.stem.removeprefix("main-table-")
+        flow = policy in ("pi05", "smolvla")
+        assert checkpoint == (f"tiny-{policy}-untrained" if flow else "tiny")
         steps = sum(len(c.what.tasks) * c.what.trials * c.what.budget for c in sweep.cells)
         assert steps < 2500  # about two minutes on two cores
 
@@ -216,6 +219,7 @@ def test_the_studies_that_are_asked_for_are_there():
         "main-table",
         "main-table-pi05",
         "main-table-smolvla",
+        "noise-floor",
         "tiny-table",
     }
     table = load_sweep(next(path for path in CONFIGS if path.stem == "main-table"))

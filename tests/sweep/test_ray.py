@@ -101,7 +101,7 @@ cells: [{pruner: loud}]
 
 
 @pytest.mark.xdist_group("ray")
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.sim
 def test_ctrl_c_a_method_of_ones_own_and_a_node_without_assets(tmp_path, monkeypatch, capsys):
     """From the command line, two simulators beside the policy; the method is known here alone."""

@@ -383,7 +383,11 @@ class Checkpoint:
         return content
 
     def _files(self, patterns: Iterable[str]) -> list[Path]:
-        return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
+        found = sorted(path for pattern in patterns for path in self.folder.glob(pattern))
+        for path in found:
+            if path.is_dir():
+                raise UserError(f"checkpoint {self.source}: {path} is a folder, not a file.")
+        return found
 
     def _weight_files(self) -> list[Path]:
         index = self.folder / "model.safetensors.index.json"

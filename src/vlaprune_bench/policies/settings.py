@@ -44,6 +44,21 @@ TOWER_SIZES = {"depth": 1000, "embed_dim": 10**5, "num_heads": 10**4, "registers
                "patch": 4096, "image": 4096}  # fmt: skip
 
 
+LEROBOT_WHOLE = {
+    "chunk_size": (1, 10**4),
+    "n_action_steps": (1, 10**4),
+    "max_action_dim": (7, 10**4),
+    "max_state_dim": (8, 10**4),
+    "num_inference_steps": (1, 10**4),
+    "num_steps": (1, 10**4),
+    "num_vlm_layers": (-1, 1000),
+    "self_attn_every_n_layers": (-1, 1000),
+    "prefix_length": (-1, 10**6),
+    "empty_cameras": (0, 100),
+}
+"""Numbers in LeRobot's config.json, with bounds no published policy comes near."""
+
+
 @dataclass(frozen=True)
 class Normalization:
     """Mean and standard deviation per channel of pixels in [0, 1], DINOv2's first."""
@@ -95,6 +110,69 @@ def read_config(config: dict[str, Any], file: str = "config.json") -> dict[str, 
              if config.get(k) is None}  # fmt: skip
     kept = {key: value for key, value in config.items() if key not in nulls}
     return {**kept, "text_config": text} if "text_config" in config else kept
+
+
+def read_lerobot_config(config: dict[str, Any], file: str = "config.json") -> dict[str, Any]:
+    """LeRobot's config.json, checked; a null is an absent key, as in LeRobot.
+
+    Raises:
+        UserError: a value that is read is of the wrong kind.
+    """
+    config = {key: value for key, value in config.items() if value is not None}
+    _kinds(config, file, mappings=("input_features", "vlaprune"))
+    _kinds(config.get("input_features", {}), f"{file}: input_features", mappings=None)
+    for key, (low, high) in LEROBOT_WHOLE.items():
+        _whole(config, key, file, low, high)
+    for key in ("paligemma_variant", "action_expert_variant"):
+        if not isinstance(config.get(key, ""), str):
+            raise UserError(f"{file}: {key} is {config[key]}; it must be the name of a Gemma.")
+    for key in ("min_period", "max_period"):
+        if key in config and not (_number(config[key]) and 0 < config[key] < 10**6):
+            raise UserError(f"{file}: {key} is {config[key]}; it must be above 0.")
+    if config.get("n_action_steps", 1) > (chunk := config.get("chunk_size", 50)):
+        raise UserError(
+            f"{file}: n_action_steps is {config['n_action_steps']}; it must be at most "
+            f"chunk_size, {chunk}."
+        )
+    _own(config.get("vlaprune", {}), file)
+    return config
+
+
+def read_architecture(data: dict[str, Any], file: str) -> dict[str, Any]:
+    """architecture.json: sizes by network, checked.
+
+    Raises:
+        UserError: a network's are no mapping, or a size is no whole number.
+    """
+    _kinds(data, file, mappings=None)
+    for network, sizes in data.items():
+        for key in sizes:
+            _whole(sizes, key, f"{file}: {network}", 1, 10**6)
+    return data
+
+
+def read_steps(data: dict[str, Any], file: str) -> list[dict[str, Any]]:
+    """The steps of one of LeRobot's processors, checked.
+
+    Raises:
+        UserError: they are no list of mappings, or what is read of them is of the wrong kind.
+    """
+    steps = data.get("steps", [])
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        raise UserError(f"{file}: steps is {steps}; it must be a list of mappings.")
+    for number, step in enumerate(steps):
+        where = f"{file}: steps[{number}]"
+        _kinds(step, where, mappings=("config",))
+        config = step.get("config", {})
+        _kinds(config, f"{where}.config", mappings=("norm_map",))
+        _whole(config, "max_length", f"{where}.config", 1, 10**6)
+        if "eps" in config and not (_number(config["eps"]) and 0 <= config["eps"] < 1):
+            raise UserError(f"{where}.config: eps is {config['eps']}; it must be 0 to 1.")
+        for place, key in ((step, "state_file"), (config, "tokenizer_name")):
+            name = place.get(key) or ""
+            if not isinstance(name, str) or len(name) > 255 or ("/" in name and place is step):
+                raise UserError(f"{where}: {key} is {name}; it must be a name.")
+    return steps
 
 
 def _own(own: dict[str, Any], file: str) -> None:
@@ -242,8 +320,9 @@ def usable_tokenizer(tokenizer: Tokenizer, config: dict[str, Any], file: str) ->
     return tokenizer
 
 
-def _kinds(data: dict[str, Any], file: str, mappings: tuple[str, ...]) -> None:
-    for key in mappings:
+def _kinds(data: dict[str, Any], file: str, mappings: tuple[str, ...] | None) -> None:
+    """Check that values are mappings; `mappings` None: all of them."""
+    for key in data if mappings is None else mappings:
         if key in data and not isinstance(data[key], dict):
             raise UserError(f"{file}: {key} is {data[key]}; it must be a mapping.")
 

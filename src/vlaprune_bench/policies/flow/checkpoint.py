@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vlaprune_bench.policies.checkpoint import Checkpoint
 from vlaprune_bench.policies.device import check_room
+from vlaprune_bench.policies.settings import read_architecture, read_lerobot_config, read_steps
 from vlaprune_bench.policies.weights import (
     compare,
     first_line,
@@ -66,11 +67,20 @@ class LeRobotCheckpoint(Checkpoint):
     """A checkpoint folder of LeRobot's; tensors are read where they are asked for."""
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, checked; see `settings.read_lerobot_config`."""
+        return read_lerobot_config(self._json("config.json"), self._about("config.json"))
+
+    @cached_property
     def architecture(self) -> dict[str, Any]:
         """Sizes that a config names only by a variant, where a file beside it says them."""
-        if (self.folder / "architecture.json").is_file():
-            return self._json("architecture.json")
+        name = "architecture.json"
+        if (self.folder / name).is_file():
+            return read_architecture(self._json(name), self._about(name))
         return {}
+
+    def _about(self, name: str) -> str:
+        return f"checkpoint {self.source}: {name}"
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -169,7 +179,7 @@ class LeRobotCheckpoint(Checkpoint):
                 f"checkpoint {self.source}: {path.name} is missing in {self.folder}; copy it there "
                 "from the published checkpoint, with the .safetensors files it names."
             )
-        for step in self._json(path.name).get("steps", []):
+        for step in read_steps(self._json(path.name), self._about(path.name)):
             if step.get("registry_name") == registry_name:
                 return step.get("config", {}), step.get("state_file")
         raise UserError(f"checkpoint {self.source}: {path.name} has no step {registry_name}.")
@@ -200,7 +210,13 @@ class LeRobotCheckpoint(Checkpoint):
     @cached_property
     def tokenizer_name(self) -> str:
         """The hub repository whose tokenizer the preprocessor names."""
-        return str(self.step("policy_preprocessor", "tokenizer_processor")[0]["tokenizer_name"])
+        step, _ = self.step("policy_preprocessor", "tokenizer_processor")
+        if "tokenizer_name" not in step:
+            raise UserError(
+                f"{self._about('policy_preprocessor.json')}: step tokenizer_processor has no "
+                "tokenizer_name; it must name the hub repository of the tokenizer."
+            )
+        return str(step["tokenizer_name"])
 
     @cached_property
     def tokenizer_files(self) -> dict[str, Path]:
@@ -237,11 +253,20 @@ class LeRobotCheckpoint(Checkpoint):
         """
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.tokenizer_files["tokenizer.json"]))
+        path = self.tokenizer_files["tokenizer.json"]
+        with reading(path, Exception):  # the library raises nothing narrower
+            return Tokenizer.from_file(str(path))
 
     def special_token(self, kind: str, default: str) -> int | None:
         """Id of `pad_token` or `bos_token`; `default` is its text where no file says it."""
         text: Any = default
         if path := self.tokenizer_files.get("tokenizer_config.json"):
-            text = json.loads(path.read_text(encoding="utf-8")).get(kind) or default
-        return self.tokenizer.token_to_id(text["content"] if isinstance(text, dict) else text)
+            with reading(path, ValueError, AttributeError):
+                text = json.loads(path.read_text(encoding="utf-8")).get(kind) or default
+        text = text.get("content") if isinstance(text, dict) else text
+        if not isinstance(text, str):
+            raise UserError(
+                f"{self._about('tokenizer_config.json')}: {kind} is {text}; it must be the text of "
+                "a token."
+            )
+        return self.tokenizer.token_to_id(text)

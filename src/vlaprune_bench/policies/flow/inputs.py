@@ -136,6 +136,8 @@ class Normaliser:
                     f"{about}: statistics {feature}.{name} have shape {values.shape}; LIBERO's "
                     f"{feature} has {size} numbers."
                 )
+            if not np.isfinite(values).all():
+                raise UserError(f"{about}: statistics {feature}.{name} are not all finite.")
         return cls(mode, statistics, float(config.get("eps", 1e-8)), openpi)
 
     def normalise(self, x: np.ndarray) -> np.ndarray:

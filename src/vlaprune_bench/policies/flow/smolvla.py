@@ -26,7 +26,7 @@ class SmolVLA(FlowVLA):
     def _sizes(self) -> Sizes:
         sizes = smolvla_sizes(self.files)
         wanted = self.files.config.get("resize_imgs_with_padding", [512, 512])
-        if wanted is None or list(wanted) != [sizes.vision.image] * 2:
+        if wanted != [sizes.vision.image] * 2:
             raise UserError(
                 f"checkpoint {self.files.source}: resize_imgs_with_padding in config.json is "
                 f"{wanted}; its vision tower takes {sizes.vision.image} x {sizes.vision.image}."

@@ -250,8 +250,6 @@ def measures(answer: Answer, took: float, together: int) -> CallMeasures:
     ms = answer.timing.get("infer_ms")
     known |= {
         "batch_size": max(together, told.get("batch_size", 1)),
-        "empty_tokens_dropped": told.get("empty_tokens_dropped", 0),
-        "latency_denoise_ms": told.get("latency_denoise_ms"),
         "round_trip_ms": took,
         "server_ms": float(ms) if isinstance(ms, int | float) else None,
     }
