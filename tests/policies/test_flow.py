@@ -271,7 +271,8 @@ def test_the_table_knows_each_policy():
     for name, path in POLICIES.items():
         assert named_object(path).name == name
         assert f"| `{name}` |" in page
-    assert f'"""{", ".join(POLICIES)}, or auto: what the checkpoint' in says  # --help
+    local = ", ".join(name for name in POLICIES if name != "remote")
+    assert f'"""{local}, auto (what the checkpoint\'s files say), or remote' in says  # --help
     for source, protocol in (("tiny-pi0-untrained", "lerobot"), ("tiny", "openvla")):
         assert declared_protocol(source).name == protocol
     assert declared_protocol("nobody/has-this").name == "openvla"
