@@ -139,15 +139,16 @@ def read_lerobot_config(config: dict[str, Any], file: str = "config.json") -> di
 
 
 def read_architecture(data: dict[str, Any], file: str) -> dict[str, Any]:
-    """architecture.json: sizes by network, checked.
+    """architecture.json: sizes by network, those that are read checked.
 
     Raises:
         UserError: a network's are no mapping, or a size is no whole number.
     """
-    _kinds(data, file, mappings=None)
-    for network, sizes in data.items():
-        for key in sizes:
-            _whole(sizes, key, f"{file}: {network}", 1, 10**6)
+    networks = [key for key in data if key in ("vision", "text") or key.startswith("gemma_")]
+    _kinds(data, file, mappings=tuple(networks))
+    for network in networks:
+        for key in ("num_attention_heads", "head_dim"):
+            _whole(data[network], key, f"{file}: {network}", 1, 10**6)
     return data
 
 
