@@ -153,7 +153,10 @@ def test_every_member_of_the_method_inside_is_forwarded(make_context, around, me
         return
     inner = Fusing() if fusing else Unlike()
     pruner = around(inner)
-    own = {Gated: {"start", "select", "finish", "reads_motion"}, Schedule: {"keep_ratio", "layers", "select"}}
+    own = {
+        Gated: {"start", "select", "finish", "reads_motion"},
+        Schedule: {"keep_ratio", "layers", "select"},
+    }
     if member in own.get(around, set()):
         assert member in vars(around)  # what it is for
     elif member in ("canonical", "resolve"):

@@ -271,10 +271,10 @@ def test_calls_are_served_together_up_to_the_batch(run, cells, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_batches_calls_of_a_real_policy(tmp_path, monkeypatch, fake_pool):
-    """Simulators that take no time wait for the policy together, so that a batch forms."""
+    """Of four simulators that take no time two always wait for the policy, so that a batch forms."""
     monkeypatch.delenv(fake_sim.FAULTS, raising=False)
     line = "--checkpoint tiny-untrained --assets lite --method fastv --layer 2 --keep 0.5"
-    line += " --task-ids 0 1 --trials 2 --max-steps 24 --workers 2"
+    line += " --task-ids 0 1 --trials 2 --max-steps 24 --workers 4"
     for name, batch in (("alone", 1), ("together", 2)):
         config = parse(f"{line} --batch {batch} --output {tmp_path / name}".split())
         assert run_cells([config], [], launcher=Local(fake_pool)).code == 0
