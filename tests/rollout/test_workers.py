@@ -271,7 +271,7 @@ def test_calls_are_served_together_up_to_the_batch(run, cells, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_batches_calls_of_a_real_policy(tmp_path, monkeypatch, fake_pool):
-    """Of four simulators that take no time two always wait for the policy, so that a batch forms."""
+    """Of four simulators that take no time two always wait, so that a batch forms."""
     monkeypatch.delenv(fake_sim.FAULTS, raising=False)
     line = "--checkpoint tiny-untrained --assets lite --method fastv --layer 2 --keep 0.5"
     line += " --task-ids 0 1 --trials 2 --max-steps 24 --workers 4"
