@@ -129,6 +129,7 @@ import os, sys
 import numpy as np
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
+from vlaprune_bench.sim.tasks import TaskKey
 
 assets = resolve_assets("lite", "lite")
 with LiberoTask(TaskKey("libero_spatial", 0, assets)) as task:

@@ -148,7 +148,7 @@ def test_the_plan_of_the_main_table_needs_nothing_heavy():
 def test_the_command_line():
     """Every option of an evaluation, by its definition; those that were given win."""
     line = "run file.yaml --smoke --task-ids 1 2 --output here --trials=3 --no-wandb --seed 7"
-    asked, overrides = parse(line.split())
+    asked, _, overrides = parse(line.split())
     assert (asked.action, str(asked.file), asked.smoke) == ("run", "file.yaml", True)
     assert overrides == {
         "task_ids": [1, 2],

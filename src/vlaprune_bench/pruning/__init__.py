@@ -80,7 +80,7 @@ def method_class(name: str, flag: str = "--method") -> type[Pruner]:
     """
     known = methods()
     if name not in known:
-        near = get_close_matches(name, known, n=1)
+        near = get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{flag} is {name}; {hint}there are: {', '.join(known)}.")
     return known[name]

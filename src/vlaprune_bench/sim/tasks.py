@@ -36,7 +36,7 @@ def base_suite(suite: str) -> str:
         return suite.rsplit("_", 1)[0]
     if suite in SUITES or suite in plus.SUITES:
         return plus.SUITES.get(suite, suite)
-    near = get_close_matches(suite, known_suites(), n=1)
+    near = get_close_matches(str(suite), known_suites(), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"suite={suite!r} is unknown; {hint}there are: {', '.join(known_suites())}.")
 

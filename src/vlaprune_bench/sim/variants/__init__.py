@@ -61,7 +61,7 @@ def variant_class(name: str, flag: str = "--variant") -> type[Variant]:
     """
     known = variants()
     if name not in known:
-        near = get_close_matches(name, known, n=1)
+        near = get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{flag} is {name}; {hint}there are: {', '.join(known)}.")
     return known[name]
