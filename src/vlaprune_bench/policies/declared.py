@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def declared_protocol(checkpoint: str) -> EvalProtocol:
         checkpoint: an embedded one's name, a folder or a hub id. Of a hub id that was never
             fetched nothing is known, so OpenVLA's: once it is, ask again.
     """
+    if not isinstance(checkpoint, str):
+        return OPENVLA_PROTOCOL  # reading the option says what is wrong
     if checkpoint not in _known:
         path = _config_path(checkpoint)
         try:
@@ -40,7 +43,7 @@ def protocol_of(config: dict[str, object]) -> EvalProtocol:
 def _config_path(checkpoint: str) -> Path | None:
     embedded = Path(__file__).parents[1] / "checkpoints" / checkpoint
     for folder in (embedded, Path(checkpoint).expanduser()):
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json"):  # False where a name is too long, too
             return folder / "config.json"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
         return None

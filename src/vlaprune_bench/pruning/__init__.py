@@ -79,7 +79,7 @@ def method_class(name: str, flag: str = "--method") -> type[Pruner]:
         UserError: there is no such method.
     """
     known = methods()
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         near = get_close_matches(str(name), known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{flag} is {name}; {hint}there are: {', '.join(known)}.")

@@ -235,6 +235,8 @@ def _put(data: dict[str, Any], path: Sequence[str], value: Any, source: str) -> 
 
 def has_option(pruner: Mapping[str, Any], path: Sequence[str]) -> bool:
     """Whether a method (as plain data) has an option, perhaps one of a part of it."""
+    if not isinstance(pruner, Mapping):
+        raise UserError(f"pruner is {pruner}; it must be a method's name, or a mapping with type.")
     part: Any = method_class(pruner.get("type", "none"))()
     data: Any = pruner
     for name in path:
@@ -263,6 +265,8 @@ def _points(
 ) -> list[tuple[Override, set[str]]]:
     """Every combination of the grid's axes with every row of the zipped ones."""
     for kind, axes in (("grid", grid), ("zip", side_by_side)):
+        if not isinstance(axes, Mapping):
+            raise UserError(f"{source}: {kind} is {axes}; it must be a mapping of axes to lists.")
         for key, values in axes.items():
             if not isinstance(values, list) or not values:
                 raise UserError(
