@@ -98,14 +98,22 @@ def check_room(
 
 
 def describe(device: torch.device) -> str:
-    """The device with its name, e.g. "cuda (NVIDIA H100)" or "cpu (AMD EPYC 9654, 2 threads)"."""
+    """The device with its name.
+
+    "cuda (NVIDIA H100)", or "cpu (AMD EPYC, family 26, model 2, 2 threads)": virtual machines give
+    one name to processors of several generations, and those round differently.
+    """
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"cpu ({name}, {torch.get_num_threads()} threads)"
+    return f"cpu ({processor_name()}, {torch.get_num_threads()} threads)"
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name with its family and model, where `cpuinfo` tells them."""
+    lines = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.is_file() else []
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    kinds = {"family": facts.get("cpu family"), "model": facts.get("model")}
+    return ", ".join([name, *(f"{kind} {number}" for kind, number in kinds.items() if number)])
