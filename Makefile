@@ -106,7 +106,7 @@ gallery: $(STAMP)  ## render every task's first frame with both asset sets into 
 	$(BIN)/python scripts/make_gallery.py
 
 bench-workers: $(STAMP)  ## episodes per hour of two simulator processes against one
-	$(BIN)/python benchmarks/bench_workers.py $(BENCH)
+	$(BIN)/python -m benchmarks.bench_workers $(BENCH)
 
 bench-gpu: $(STAMP)  ## all a GPU is wanted for, in nine minutes, into results/gpu (BENCH=--smoke: on a CPU)
 	$(BIN)/python -m benchmarks.bench_gpu $(BENCH)
@@ -115,7 +115,7 @@ bench-report: $(STAMP)  ## time of a whole report over 100,000 synthetic episode
 	$(BIN)/python -m benchmarks.bench_report $(BENCH)
 
 bench-sim: $(STAMP)  ## simulator throughput against the reference loop (needs `make assets`)
-	$(BIN)/python benchmarks/bench_sim.py $(BENCH)
+	$(BIN)/python -m benchmarks.bench_sim $(BENCH)
 
 test-clients: $(STAMP)  ## openpi-client, openpi-server and vla-eval from PyPI against ours (environments of their own)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients

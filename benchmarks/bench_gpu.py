@@ -1,6 +1,6 @@
 """Everything a GPU is wanted for, in one command of under nine minutes: `make bench-gpu`.
 
-    python benchmarks/bench_gpu.py [--out results/gpu] [--shapes openvla-oft-7b ...] [--smoke]
+    python -m benchmarks.bench_gpu [--out results/gpu] [--shapes openvla-oft-7b ...] [--smoke]
 
 Into a folder: the CUDA tests (graphs, batches, bf16), profiles of the real shapes with random
 weights, with and without CUDA graphs, the greedy selection against one top-k, and `gpu.md`, a page

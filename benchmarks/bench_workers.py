@@ -1,6 +1,6 @@
 """Episodes per hour with one simulator process and with several.
 
-    python benchmarks/bench_workers.py [--workers 2] [--trials 16] [--steps 220] [--turns 3]
+    python -m benchmarks.bench_workers [--workers 2] [--trials 16] [--steps 220] [--turns 3]
 
 The policy costs nothing: random actions, so the simulators are all there is to wait for. Runs of
 one and of several workers take turns, and both see the same load of the machine. Everything counts
@@ -17,15 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
+from tests.fakes import INFO, FakePolicy
 from vlaprune_bench.config import EvalConfig
 from vlaprune_bench.measure.machine import usable_cores
-from vlaprune_bench.policies.base import PolicyInfo
-from vlaprune_bench.pruning import Pruner
 from vlaprune_bench.rollout.identity import specs
 from vlaprune_bench.rollout.jobs import Job
 from vlaprune_bench.rollout.pool import Process, Processes
@@ -35,57 +33,10 @@ from vlaprune_bench.rollout.setup import Loaded, Setup
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.gl import choose_gl
 from vlaprune_bench.store import Store
-from vlaprune_bench.types import ActionChunk, CallMeasures, Observation, Status
+from vlaprune_bench.types import Status
 
 AIM = 1.7
 """Episodes per hour of two workers over those of one, on two cores."""
-NOTHING = CallMeasures(
-    pruned=False,
-    visual_tokens=0,
-    visual_tokens_kept=0,
-    kept_per_camera=[0, 0],
-    tokens_per_layer=[0],
-    kept_visual=None,
-    llm_prefill_macs=0,
-    total_flops=0,
-    scoring_flops=0,
-    counted_flops=None,
-    latency_preprocess_ms=0.0,
-    latency_vision_ms=0.0,
-    latency_scoring_ms=0.0,
-    latency_prefill_ms=0.0,
-    latency_decode_ms=0.0,
-    latency_head_ms=0.0,
-    latency_total_ms=0.0,
-)
-
-
-INFO = PolicyInfo(
-    policy="random",
-    name="random actions",
-    checkpoint_hash="",
-    trained=False,
-    assets="lite",
-    device="cpu",
-    dtype="float32",
-    attention="none",
-    n_layers=1,
-    grids=((1, 1), (1, 1)),
-    chunk=8,
-    unnorm_key="",
-)
-
-
-class RandomPolicy:
-    """Eight actions at random, at once."""
-
-    info = INFO
-
-    def start(self, instruction: str, seed: int, pruner: Pruner) -> Any:
-        return SimpleNamespace(random=np.random.default_rng(seed))
-
-    def act(self, memory: Any, observation: Observation, eef_poses: np.ndarray) -> ActionChunk:
-        return ActionChunk(actions=memory.random.uniform(-1, 1, (8, 7)), measures=NOTHING)
 
 
 def cpu_s(server: Server) -> float:
@@ -104,7 +55,7 @@ def rate(config: EvalConfig, workers: int) -> dict[str, float]:
         setup = Setup(config, loaded)
         jobs = [Job(setup, spec) for spec in specs(config)]
         left, ended, started, ours, theirs = len(jobs), 0, 0.0, 0.0, 0.0
-        policy: Any = RandomPolicy()
+        policy: Any = FakePolicy()
         with Server(policy, SceneGuard(store.folder), Processes(), workers) as server:
             for _, row, calls in server.run(jobs, lambda: False):
                 assert row.status == Status.OK, row.error
@@ -130,6 +81,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=220, help="control steps of an episode")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
+    if options.trials < 4 * options.workers:  # the first and the last of a worker do not count
+        parser.error(f"--trials is {options.trials}; it must be 4 a worker at least.")
     print(f"{usable_cores()} cores; random actions, lite assets, {options.steps} steps")
     print(f"{'workers':>7} {'episodes/h':>11}   CPU s an episode: workers, in the middle")
     ratios = []

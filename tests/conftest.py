@@ -28,3 +28,9 @@ def real_assets() -> AssetSet:
     if find_wheels() is None:
         pytest.skip(f"needs LIBERO's assets: {INSTALL}")
     return resolve_assets("pip", "real")
+
+
+@pytest.fixture(scope="session")
+def lite_assets() -> AssetSet:
+    """Our own light meshes and textures, embedded."""
+    return resolve_assets("lite", "lite")

@@ -73,6 +73,13 @@ def test_every_method_round_trips_with_its_type(method):
         ({"trials": "many"}, "trials cannot be read"),
         ({"max_steps": 0}, "--max-steps is 0"),
         ({"dtype": "float8"}, "--dtype is float8"),
+        ({"suite": ["libero_goal"]}, "run.yaml: suite is ['libero_goal']; it must be text"),
+        ({"pruner": {"type": ["adp"]}}, "--method is ['adp']; did you mean adp? there are: "),
+        ({"checkpoint": {"tiny": 1}}, "checkpoint is {'tiny': 1}; it must be text"),
+        ({"output": ["a"]}, "output is ['a']; it must be text"),
+        ({"variants": [3]}, "--variants is 3; there are: "),
+        ({"variants": "camera"}, "variants is camera; it must be a list"),
+        ({"pruner": {"type": "random", "camera_split": "10"}}, "camera_split is 10; it must be a"),
     ],
 )
 def test_bad_keys_and_values_are_named(data, sentence):

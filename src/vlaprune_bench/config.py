@@ -469,7 +469,12 @@ def _check_keys(data: dict[str, Any], known: Mapping[str, Field[Any]], source: s
     for key, value in data.items():
         if key not in known:
             raise UserError(f"{source}: unknown key {key}{nearest(key, known)}.")
-        default = known[key].default
+        default, kind = known[key].default, str(known[key].type)
+        # draccus would take a word for a list of letters, and write a list down as a word
+        if kind.startswith("tuple") and isinstance(value, str | dict):
+            raise UserError(f"{source}: {key} is {value}; it must be a list.")
+        if kind.startswith(("str", "Path")) and isinstance(value, list | dict):
+            raise UserError(f"{source}: {key} is {value}; it must be text.")
         if isinstance(default, Pruner):
             _check_pruner(value, key, source)
         elif isinstance(value, dict) and is_dataclass(default):

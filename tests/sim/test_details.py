@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from vlaprune_bench.config import EvalConfig
-from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import OPENVLA_PROTOCOL, PROTOCOLS, SUITES
@@ -17,11 +16,6 @@ from vlaprune_bench.types import OPENVLA_PROTOCOL, PROTOCOLS, SUITES
 pytestmark = pytest.mark.sim
 
 SMALL = dataclasses.replace(OPENVLA_PROTOCOL, camera_size=64)
-
-
-@pytest.fixture(scope="session")
-def lite_assets() -> AssetSet:
-    return resolve_assets("lite", needed="lite")
 
 
 def test_frames_are_rotated_by_180_degrees(lite_assets):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlaprune_bench.sim.assets import AssetSet, resolve_assets
+from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.suites import load_init_states
@@ -24,11 +24,6 @@ from vlaprune_bench.types import OPENVLA_PROTOCOL
 pytestmark = pytest.mark.sim
 
 CHUNK = 8
-
-
-@pytest.fixture(scope="session")
-def lite_assets() -> AssetSet:
-    return resolve_assets("lite", needed="lite")
 
 
 def actions(steps: int, seed: int) -> np.ndarray:

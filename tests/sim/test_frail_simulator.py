@@ -26,11 +26,6 @@ PATHS = [
 ]
 
 
-@pytest.fixture(scope="session")
-def lite_assets() -> AssetSet:
-    return resolve_assets("lite", needed="lite")
-
-
 BAD = [("qvel", np.nan), ("qpos", np.inf), ("qvel", 1e11), ("qvel", 1e6)]
 """Not a number, infinite, beyond MuJoCo's bound, and finite but diverging."""
 

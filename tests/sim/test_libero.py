@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from vlaprune_bench.sim import environment, scenes
-from vlaprune_bench.sim.assets import AssetSet, resolve_assets
+from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.package import import_libero
 from vlaprune_bench.sim.suites import load_init_states
@@ -30,11 +30,6 @@ pytestmark = pytest.mark.sim
 STAY = np.array([0, 0, 0, 0, 0, 0, -1.0])
 CHUNK, STEPS = 8, 24
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (STEPS, 7))
-
-
-@pytest.fixture(scope="session")
-def lite_assets() -> AssetSet:
-    return resolve_assets("lite", needed="lite")
 
 
 @pytest.fixture

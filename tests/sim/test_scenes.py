@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from vlaprune_bench.sim import scenes
-from vlaprune_bench.sim.assets import AssetSet, resolve_assets
+from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.environment import SeededEnvironment
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.scenes import SceneTable, fresh_seed, seeded_state
@@ -34,11 +34,6 @@ ALL = [
 ]
 NINETY = [("libero_90", index) for index in range(90)]
 LONG = [("libero_spatial", 4), ("libero_goal", 1), ("libero_10", 9)]
-
-
-@pytest.fixture(scope="session")
-def lite_assets() -> AssetSet:
-    return resolve_assets("lite", needed="lite")
 
 
 def real_scenes(

@@ -176,6 +176,9 @@ def test_the_command_line_wins_in_every_cell(load):
         ("grid: {pruner.keep: [2.0], pruner: [fastv]}", "--keep is 2; it must be above 0"),
         ("smoke: {bse: {}}", "smoke: unknown key bse; did you mean base?"),
         ("grid: 3", "grid cannot be read"),
+        ("cells: [{grid: [1]}]", r"grid is \[1\]; it must be a mapping of axes to lists"),
+        ("cells: [{pruner: {type: {}}}]", "--method is {}; there are: "),
+        ("{base: {pruner: [adp]}, grid: {pruner.keep: [1]}}", r"pruner is \['adp'\]; it must be a"),
         ("- a", "must hold a mapping"),
     ],
 )
