@@ -36,6 +36,9 @@ OTHER = {
     "method_options": {"pruner": Static(keep=0.25)},
     "attention": {"attention": "eager"},
     "repeat": {"repeat": 1},
+    "clock": {"clock": "hold", "latency": "80"},
+    "latency": {"clock": "async", "latency": "80", "execute_steps": 4},
+    "tick": {"clock": "hold", "latency": "80", "tick": "ceil"},
     "variants": {"variants": ("camera:3",)},
     "suite_reading": {"suite_reading": "code"},
 }

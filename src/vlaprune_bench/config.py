@@ -18,6 +18,7 @@ import draccus
 import yaml
 
 from vlaprune_bench.files import expand_paths, read_text, user_path
+from vlaprune_bench.measure.latencies import latency_name
 from vlaprune_bench.policies import POLICIES, REMOTE
 from vlaprune_bench.policies.declared import declared_protocol
 from vlaprune_bench.pruning import Pruner, method_class
@@ -28,9 +29,11 @@ from vlaprune_bench.sim.variants import parse, word
 from vlaprune_bench.types import (
     N_TASKS,
     PROTOCOLS,
+    ClockKind,
     EvalProtocol,
     SceneProtocol,
     SimPath,
+    Tick,
     UserError,
 )
 
@@ -98,6 +101,14 @@ class What:
     """Only tasks of a perturbed suite that come from these of the base suite; empty: from any."""
     suite_reading: Reading = field(default="paper", metadata=LATER)
     """A perturbed suite's tasks as its paper means them, or as its code runs them (code)."""
+    clock: ClockKind = field(default="stop", metadata={**LATER, **CELL})
+    """What the robot does while a call runs: stop (the world waits), hold (it holds its pose), or
+    async (it goes on with the rest of its chunk). See docs/clock.md."""
+    latency: str | None = field(default=None, metadata={**LATER, **CELL})
+    """How long calls take in simulated time: ms, a profile's parquet, or a CSV of quantiles."""
+    tick: Tick = field(default="carry", metadata={**LATER, **CELL})
+    """The part of a control step (50 ms) that a call's latency leaves: carry it over to the next
+    call, or ceil: round each call up."""
     checkpoint: str = "tiny"
     """A folder, a Hugging Face hub id, or an embedded one: `tiny` (trained; see docs/tiny.md),
     `tiny-untrained` or `tiny-openvla` (untrained)."""
@@ -128,6 +139,7 @@ class What:
         _check_choice("policy", self.policy, ("auto", *POLICIES))
         _check_choice("dialect", self.dialect, ("openpi", "vla-eval", "auto"))
         self._check_remote()
+        self._check_clock()
         if self.suite in N_TASKS:
             self._check_tasks(N_TASKS[self.suite])
         words = tuple(word(parse(text, "--variants")) for text in self.variants)
@@ -182,6 +194,25 @@ class What:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {value}; a remote policy's server decides that."
                 )
+
+    def _check_clock(self) -> None:
+        """Simulated time has a latency, and a world that waits has none."""
+        _check_choice("clock", self.clock, get_args(ClockKind))
+        _check_choice("tick", self.tick, get_args(Tick))
+        if self.clock == "stop":
+            for name in ("latency", "tick"):
+                if (value := getattr(self, name)) != getattr(What, name):
+                    raise UserError(
+                        f"--{name} is {value}; with --clock stop the world waits for calls: give "
+                        "--clock hold or async."
+                    )
+        elif self.latency is None:
+            raise UserError(
+                f"--clock is {self.clock}; give --latency: ms, a profile's parquet, or a CSV of "
+                "quantiles."
+            )
+        else:
+            object.__setattr__(self, "latency", latency_name(self.latency))
 
     @property
     def tasks(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Imports nothing of ours and neither torch nor mujoco, so that reports and `--hel
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -44,7 +45,7 @@ class EvalProtocol:
     """Control steps with `settle_action` after a reset; they do not count against the budget."""
     settle_action: tuple[float, ...]
     budgets: dict[str, int]
-    """Control steps an episode may take, by suite (20 Hz control, 25 physics substeps each)."""
+    """Control steps an episode may take, by suite (25 physics substeps each)."""
     env_seed: int
     """Seed given to a task environment once, before its first reset."""
     camera_size: int
@@ -139,6 +140,22 @@ N_TASKS = {
 """Tasks of each suite."""
 SUITES = tuple(N_TASKS)
 CAMERAS = ("agentview", "robot0_eye_in_hand")
+CONTROL_STEP_MS = 50.0
+"""Simulated time of a control step: LIBERO's robots are controlled at 20 Hz."""
+ACTION_OPEN = -1.0
+"""Gripper command (the seventh number of an action) that opens it; 1 closes it."""
+
+ClockKind = Literal["stop", "hold", "async"]
+"""What the robot does while a policy call runs: see `rollout.clock.Clock`."""
+Tick = Literal["carry", "ceil"]
+"""What is done with the part of a control step that a call's latency leaves: carried over to the
+next call, or each call rounded up."""
+
+
+def uniform(*what: Any) -> float:
+    """A number in (0, 1) drawn by what it is for alone: the same on any machine, at any time."""
+    digest = hashlib.sha256(repr(what).encode()).digest()
+    return (int.from_bytes(digest[:6], "big") + 0.5) / 2**48
 
 
 @dataclass(frozen=True)
@@ -436,7 +453,30 @@ class ActionChunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallRow(CallMeasures):
+class CallTiming:
+    """What the latency of a call did in simulated time. Null stands for calls of an episode whose
+    process died, and for rows from before these columns."""
+
+    drawn_latency_ms: float | None = column(
+        "latency drawn for this call in simulated time; null: clock is stop", "ms", default=None
+    )
+    latency_steps: int | None = column(
+        "control steps that passed between its observation and its chunk", "steps", default=None
+    )
+    stale_actions: int | None = column(
+        "first actions of its chunk that were skipped, as their time had passed",
+        "actions",
+        default=None,
+    )
+    used: str | None = column(
+        "used; unused: the episode ended before its first action; discarded: it came later than "
+        "its chunk is long",
+        default=None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallRow(CallMeasures, CallTiming):
     """One policy call, as written."""
 
     episode_id: str = column("the episode this call belongs to")
@@ -447,8 +487,9 @@ class CallRow(CallMeasures):
         "out of latency statistics"
     )
     eef_displacement: float | None = column(
-        "path of the end effector while this call's actions were executed: distances between its "
-        "positions after successive control steps, summed; null: a row from before this column",
+        "path of the end effector between this call and the next: distances between its positions "
+        "after successive control steps, held ones left out, summed; null: a row from before this "
+        "column",
         "m",
     )
 
@@ -502,6 +543,27 @@ class EpisodeRow:
     )
     max_steps: int = column("budget, settle steps not counted", "steps", Role.SETTING)
     execute_steps: int = column("actions executed open loop per call", "steps", Role.SETTING)
+    clock: str = column(
+        "what the robot does while a call runs: stop (the world waits), hold or async",
+        role=Role.SETTING,
+        default="stop",
+    )
+    latency: str = column(
+        "how long calls take in simulated time: ms, or a digest of the file that says it; empty: "
+        "clock is stop",
+        role=Role.SETTING,
+        default="",
+    )
+    tick: str = column(
+        "parts of control steps that calls take: carried over (carry) or rounded up (ceil)",
+        role=Role.SETTING,
+        default="carry",
+    )
+    latency_source: str = column(
+        "the same as it was asked for: ms or a file; empty: clock is stop",
+        role=Role.NAME,
+        default="",
+    )
     repeat: int = column(
         "which rerun of the same episode: tells apart what only batch size, workers or chance may "
         "move",
@@ -528,7 +590,8 @@ class EpisodeRow:
         "task predicate true after any step; null: status is not ok", role=Role.MEASURED
     )
     steps: int = column(
-        "control steps executed, settle steps not counted; up to the last call if its process died",
+        "control steps executed, held ones counted, settle steps not; up to the last call if its "
+        "process died",
         "steps",
         Role.MEASURED,
     )
@@ -550,6 +613,61 @@ class EpisodeRow:
         role=Role.MEASURED,
     )
     warnings: list[str] = column("what the reader of this row must know", role=Role.MEASURED)
+    # in simulated time (null: its process died, or a row from before these columns)
+    held_steps: int | None = column(
+        "of steps, those that held the pose, as no action was there; the policy's are the rest",
+        "steps",
+        Role.MEASURED,
+        default=None,
+    )
+    stale_actions: int | None = column(
+        "actions skipped, as their time had passed", "actions", Role.MEASURED, default=None
+    )
+    discarded_calls: int | None = column(
+        "calls that came later than their chunks are long", "calls", Role.MEASURED, default=None
+    )
+    unused_calls: int | None = column(
+        "calls of which the episode's end came before the first action; they cost what they cost",
+        "calls",
+        Role.MEASURED,
+        default=None,
+    )
+    drawn_latency_mean_ms: float | None = column(
+        "drawn_latency_ms per call; null: clock is stop", "ms", Role.MEASURED, default=None
+    )
+    time_to_success_s: float | None = column(
+        "simulated time of the control steps up to success; clock stop leaves calls out; null: no "
+        "success",
+        "s",
+        Role.MEASURED,
+        default=None,
+    )
+    control_hz: float | None = column(
+        "actions of the policy per second of simulated time; null: no step",
+        "Hz",
+        Role.MEASURED,
+        default=None,
+    )
+    # quality of execution, over all control steps
+    path_m: float | None = column("path of the end effector", "m", Role.MEASURED, default=None)
+    rms_jerk: float | None = column(
+        "root mean square of the end effector's jerk, third differences of its positions; null: "
+        "fewer than three steps",
+        "m/s^3",
+        Role.MEASURED,
+        default=None,
+    )
+    peak_speed: float | None = column(
+        "highest speed of the end effector over a control step; null: no step",
+        "m/s",
+        Role.MEASURED,
+        default=None,
+    )
+    gripper_switches: int | None = column(
+        "changes of the gripper command between open and closed, open at first",
+        role=Role.MEASURED,
+        default=None,
+    )
     # what it cost (means over the episode's calls; null: no call was made)
     pruned_call_fraction: float | None = column(
         "fraction of calls that were pruned; null: no call, or a remote policy's server does not "

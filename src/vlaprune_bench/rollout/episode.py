@@ -1,4 +1,4 @@
-"""The episode loop: look, call the policy, execute the chunk open loop, until success or budget."""
+"""The episode loop: look, call the policy, execute its actions, until success or budget."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vlaprune_bench.types import ActionChunk, CallMeasures, EpisodeSpec, Observation
+from vlaprune_bench.rollout.clock import Clock, Timing
+from vlaprune_bench.types import ActionChunk, CallMeasures, CallTiming, EpisodeSpec, Observation
 
 Watcher = Callable[[Observation, "Progress"], None]
 """Is shown every observation that has images, and the episode so far."""
@@ -43,9 +44,15 @@ class Progress:
     call_steps: list[int] = field(default_factory=list)
     """Control steps executed before each call."""
     displacements: list[float] = field(default_factory=list)
-    """Path of the end effector while each call's actions were executed, metres."""
+    """Path of the end effector from each call to the next, held steps left out, metres."""
     actions: list[np.ndarray] = field(default_factory=list)
     """(7,) float64 each: what the simulator was given."""
+    held: int = 0
+    """Of the steps, those that held the pose."""
+    positions: list[np.ndarray] = field(default_factory=list)
+    """(3,) of the end effector at the begin and after every step, metres."""
+    timings: list[CallTiming] = field(default_factory=list)
+    """Of each call."""
 
     @property
     def actions_hash(self) -> str:
@@ -64,6 +71,7 @@ def run_episode(
     execute_steps: int,
     progress: Progress,
     after_reset: Callable[[], None] = lambda: None,
+    timing: Timing = Timing(),  # noqa: B008 - frozen
     watch: Watcher | None = None,
     watch_every_step: bool = False,
 ) -> None:
@@ -77,34 +85,41 @@ def run_episode(
         execute_steps: actions of a chunk executed before the policy is called again.
         progress: fresh; filled in place.
         after_reset: called once the scene stands.
+        timing: how calls take simulated time; by default the world waits for them.
         watch: is shown the observations; nothing is rendered for it unless `watch_every_step`.
         watch_every_step: render and show every control step, not only those the policy sees.
     """
     observation = task.reset(spec.trial)
     after_reset()
     memory = policy.start(task.instruction, episode_seed)
+    clock = Clock(timing, spec, execute_steps)
+    progress.timings = clock.calls
     poses = [_pose(observation)]
+    progress.positions.append(observation.eef_pos.copy())
     while progress.steps < spec.max_steps and not progress.success:
-        chunk = policy.act(memory, observation, np.array(poses))
-        progress.measures.append(chunk.measures)
-        progress.call_steps.append(progress.steps)
-        progress.displacements.append(0.0)
-        if watch and not watch_every_step:
-            watch(observation, progress)
-        poses = poses[-1:]
-        actions = chunk.actions[: min(execute_steps, spec.max_steps - progress.steps)]
-        for index, action in enumerate(actions):
-            look = watch_every_step or index == len(actions) - 1
-            progress.actions.append(action)
-            observation, progress.success = task.step(action, look)
-            progress.steps += 1
-            poses.append(_pose(observation))
-            moved = np.linalg.norm(poses[-1][:3] - poses[-2][:3])
-            progress.displacements[-1] += float(moved)
-            if watch and watch_every_step:
+        if clock.calling:
+            chunk = policy.act(memory, observation, np.array(poses))
+            progress.measures.append(chunk.measures)
+            progress.call_steps.append(progress.steps)
+            progress.displacements.append(0.0)
+            if watch and not watch_every_step:
                 watch(observation, progress)
-            if progress.success:
-                break
+            poses = poses[-1:]
+            clock.answered(chunk.actions, chunk.measures.pruned)
+        action, held = clock.step()
+        progress.actions.append(action)
+        last = progress.steps + 1 == spec.max_steps
+        look = watch_every_step or clock.calling or last
+        observation, progress.success = task.step(action, look)
+        progress.steps += 1
+        progress.held += held
+        progress.positions.append(observation.eef_pos.copy())
+        if not held:
+            poses.append(_pose(observation))
+            moved = np.linalg.norm(progress.positions[-1] - progress.positions[-2])
+            progress.displacements[-1] += float(moved)
+        if watch and watch_every_step:
+            watch(observation, progress)
 
 
 def _pose(observation: Observation) -> np.ndarray:

@@ -20,9 +20,12 @@ from vlaprune_bench.config import (
     to_dict,
     without_pace,
 )
+from vlaprune_bench.measure.latencies import is_number, latencies, latency_identity
+from vlaprune_bench.rollout.clock import Timing
 from vlaprune_bench.sim.variants import Variant, parse
 from vlaprune_bench.sim.variants import identity as variant_identity
 from vlaprune_bench.types import (
+    CONTROL_STEP_MS,
     DEFAULTS,
     IDENTITY,
     NO_OPTIONS,
@@ -76,8 +79,12 @@ def identity(config: EvalConfig, spec: EpisodeSpec, facts: Facts) -> dict[str, A
     if facts.served:
         method, said, attention = json.loads(facts.served)
         options = json.loads(said)
+    timing(what, facts)  # whatever is wrong with it is said before anything runs
     known = {
         **asdict(spec),
+        "clock": what.clock,
+        "latency": latency_identity(what.latency) if what.latency else "",
+        "tick": what.tick,
         "scenes": what.scenes,
         "variants": edits(what),
         "suite_reading": what.suite_reading,
@@ -114,6 +121,43 @@ def executed(what: What, facts: Facts) -> int:
             f"{facts.chunk} action{'s' * (facts.chunk > 1)}: give 1 to {facts.chunk}."
         )
     return min(_usual_steps(what, facts), facts.chunk)
+
+
+def timing(what: What, facts: Facts) -> Timing:
+    """How the calls of an episode take simulated time.
+
+    Raises:
+        UserError: the latency's file lacks the method, or a chunk is too short for the clock.
+    """
+    if what.clock == "stop" or what.latency is None:
+        return Timing()
+    method, keep = what.pruner.name, what.pruner.keep_ratio
+    if facts.served:
+        method, said, _ = json.loads(facts.served)
+        keep = json.loads(said).get("keep")
+    tables = {pruned: latencies(what.latency, method, keep, pruned) for pruned in (True, False)}
+    found = Timing(what.clock, what.tick, tables[True], tables[False])
+    if what.clock == "async":
+        _check_overlap(what, facts, found)
+    return found
+
+
+def _check_overlap(what: What, facts: Facts, found: Timing) -> None:
+    """A chunk must reach beyond the next call, or there is nothing to go on with."""
+    steps = executed(what, facts)
+    if steps >= facts.chunk:
+        raise UserError(
+            f"--clock is async; all {facts.chunk} actions of a chunk are executed before the next "
+            "call, so nothing is left to go on with while it runs: give --execute-steps 1 to "
+            f"{facts.chunk - 1}, or --clock hold."
+        )
+    most = found.most_steps()
+    if is_number(str(what.latency)) and most >= facts.chunk:
+        raise UserError(
+            f"--latency is {what.latency}; a call takes up to {most} control steps of "
+            f"{CONTROL_STEP_MS:g} ms, and its chunk of {facts.chunk} actions is over by then: give "
+            "less, or --clock hold."
+        )
 
 
 def _usual_steps(what: What, facts: Facts) -> int:

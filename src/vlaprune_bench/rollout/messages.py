@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlaprune_bench.types import EpisodeSpec, Observation, SimPath
+from vlaprune_bench.measure.motion import Motion
+from vlaprune_bench.rollout.clock import Timing
+from vlaprune_bench.types import CallTiming, EpisodeSpec, Observation, SimPath
 
 if TYPE_CHECKING:
     from vlaprune_bench.sim.tasks import TaskKey
@@ -47,6 +49,8 @@ class Order:
     film: Film | None = None
     compare: int | None = None
     """A trial of the task whose scene is to be told, if the task is opened for this order."""
+    timing: Timing = Timing()
+    """How calls take simulated time."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,12 @@ class Ended:
     """Of all actions given to the simulator, in order."""
     error: str | None
     """What went wrong in the simulator (or None); it may be in any state then."""
+    motion: Motion | None = None
+    """What the arm did; None: its process died."""
+    held: int | None = None
+    """Of the steps, those that held the pose; None likewise."""
+    timings: tuple[CallTiming, ...] = ()
+    """Of each call that was answered."""
 
 
 Message = Ready | Refused | Opened | SceneReady | ActionRequest | Ended

@@ -12,7 +12,7 @@ import numpy as np
 
 from vlaprune_bench.rollout.jobs import Job
 from vlaprune_bench.rollout.messages import ActionRequest, Ended, Opened, SceneReady
-from vlaprune_bench.types import ActionChunk, CallRow, EpisodeRow, Status
+from vlaprune_bench.types import CONTROL_STEP_MS, ActionChunk, CallRow, EpisodeRow, Status
 
 
 @dataclass(eq=False)
@@ -67,6 +67,8 @@ class EpisodeRecord:
     def finish(self, ended: Ended) -> tuple[EpisodeRow, list[CallRow]]:
         """The rows of an episode that came to an end."""
         self.moved(ended.moved)
+        timed = zip(self.calls, ended.timings, strict=False)  # a call that failed has none
+        self.calls[: len(ended.timings)] = [replace(c, **asdict(t)) for c, t in timed]
         error = self.error or ended.error
         return self._row(
             status=Status.OK if error is None else Status.ERROR,
@@ -74,6 +76,9 @@ class EpisodeRecord:
             success=ended.success if error is None else None,
             steps=ended.steps,
             actions_hash=ended.actions_hash,
+            held_steps=ended.held,
+            **_in_simulated_time(ended),
+            **(asdict(ended.motion) if ended.motion else {}),
         )
 
     def give_up(self, status: Status, error: str) -> tuple[EpisodeRow, list[CallRow]]:
@@ -114,6 +119,22 @@ class EpisodeRecord:
         if method != "none" and self.calls and not any(call.pruned for call in self.calls):
             found.append(f"{method} pruned no call of this episode")
         return [*found, *self.notes, *([self.job.note] if self.job.note else [])]
+
+
+def _in_simulated_time(ended: Ended) -> dict[str, Any]:
+    """What calls and steps took, where the process that simulated lived to tell."""
+    if ended.held is None:
+        return {}
+    timings, seconds = ended.timings, ended.steps * CONTROL_STEP_MS / 1000
+    drawn = [t.drawn_latency_ms for t in timings if t.drawn_latency_ms is not None]
+    return {
+        "stale_actions": sum(t.stale_actions or 0 for t in timings),
+        "discarded_calls": sum(t.used == "discarded" for t in timings),
+        "unused_calls": sum(t.used == "unused" for t in timings),
+        "drawn_latency_mean_ms": float(np.mean(drawn)) if drawn else None,
+        "time_to_success_s": seconds if ended.success else None,
+        "control_hz": (ended.steps - ended.held) / seconds if seconds else None,
+    }
 
 
 def _costs(calls: list[CallRow]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from vlaprune_bench.config import EvalConfig, digest, run_id
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.policies.base import PolicyInfo
 from vlaprune_bench.pruning.gated import has_gate
-from vlaprune_bench.rollout.identity import Facts, executed, identity, parse_variants
+from vlaprune_bench.rollout.identity import Facts, executed, identity, parse_variants, timing
 from vlaprune_bench.rollout.messages import Film, Opened, Order
 from vlaprune_bench.types import (
     DEFAULTS,
@@ -127,7 +127,14 @@ class Setup:
             spec: of the episode.
             compare: see `Order.compare`.
         """
-        return Order(spec, self.task_key(spec), self.executed, self._film(spec), compare)
+        return Order(
+            spec,
+            self.task_key(spec),
+            self.executed,
+            self._film(spec),
+            compare,
+            timing(self.config.what, self.loaded.facts),
+        )
 
     def _film(self, spec: EpisodeSpec) -> Film | None:
         what, storage, info = self.config.what, self.config.storage, self.loaded.info
@@ -167,6 +174,7 @@ class Setup:
             "episode_id": self.episode_id(spec),
             "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
             "keep": what.pruner.keep_ratio if info.served is None else info.served.keep,
+            "latency_source": what.latency or "",
             "perturbation": " ".join(what.variants),
             "dimension": self._task(spec).dimension,
             "checkpoint": info.name,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vlaprune_bench.measure.motion import describe_motion
 from vlaprune_bench.rollout.episode import Progress, Watcher, run_episode
 from vlaprune_bench.rollout.messages import (
     ActionRequest,
@@ -80,6 +81,9 @@ class Player:
             moved=progress.displacements[-1] if progress.displacements else 0.0,
             actions_hash=progress.actions_hash,
             error=error,
+            motion=describe_motion(progress.positions, progress.actions),
+            held=progress.held,
+            timings=tuple(progress.timings),
         )
 
     def _play(self, order: Order, progress: Progress) -> None:
@@ -106,6 +110,7 @@ class Player:
                 execute_steps=order.execute_steps,
                 progress=progress,
                 after_reset=after_reset,
+                timing=order.timing,
                 watch=watch,
                 watch_every_step=order.film is not None and order.film.every_step,
             )
