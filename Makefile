@@ -50,8 +50,8 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) sweep-robustness main-table main-table-pi05 main-table-smolvla tiny-table noise-floor
-sweeps: $(SWEEPS) sweep-robustness  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
+.PHONY: sweeps $(SWEEPS) sweep-robustness sweep-latency main-table main-table-pi05 main-table-smolvla tiny-table noise-floor
+sweeps: $(SWEEPS) sweep-robustness sweep-latency  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
 	$(SWEEP) configs/sweeps/$*.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
@@ -61,6 +61,10 @@ sweep-robustness: $(STAMP)  ## what pruning loses where scenes change, and its t
 	$(SWEEP) configs/sweeps/robustness.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke,sweeps)/robustness \
 		--table robustness interaction floors
+
+sweep-latency: $(STAMP)  ## what a millisecond of a call is worth, and its tables (SMOKE=1: minutes)
+	$(SWEEP) configs/sweeps/latency.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
+	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke,sweeps)/latency --table latency worth motion
 
 tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suites, and its report
 	$(SWEEP) configs/sweeps/tiny-table.yaml --workers auto $(SWEEP_ARGS)

@@ -169,12 +169,22 @@ def _csv(path: Path) -> pd.DataFrame:
             f"--latency is {path}; its columns are {', '.join(map(str, rows))}; it must have "
             f"{' and '.join(NEEDED)}, and may have {', '.join(OPTIONAL)}."
         )
+    empty = pd.Series(None, rows.index, dtype=object)
     for name in (*NEEDED, "keep"):
-        rows[name] = pd.to_numeric(rows[name], errors="coerce") if name in rows else np.nan
-    said = rows["pruned"].astype(str).str.lower() if "pruned" in rows else pd.Series("", rows.index)
-    rows["pruned"] = said.map({"true": True, "false": False}).astype(object)
-    rows["method"] = rows["method"].astype(object) if "method" in rows else None
+        given = rows.get(name, empty)
+        rows[name] = pd.to_numeric(given, errors="coerce").astype(float)
+        _refuse(path, name, given[rows[name].isna() & given.notna()], "a number")
+    given = rows.get("pruned", empty)
+    rows["pruned"] = given.astype(str).str.lower().map({"true": True, "false": False})
+    rows["pruned"] = rows["pruned"].astype(object)
+    _refuse(path, "pruned", given[rows["pruned"].isna() & given.notna()], "true or false")
+    rows["method"] = rows.get("method", empty).astype(object)
     return rows
+
+
+def _refuse(path: Path, name: str, wrong: pd.Series, right: str) -> None:
+    if len(wrong):
+        raise UserError(f"--latency is {path}; its {name} is {wrong.iloc[0]}; it must be {right}.")
 
 
 def _profile(path: Path) -> pd.DataFrame:

@@ -137,6 +137,23 @@ def paired_difference(losses: int, gains: int, pairs: int, z: float = Z95) -> Ra
     return Rate((gains - losses) / pairs, bound(z), bound(-z))
 
 
+def mean_difference(gaps: np.ndarray) -> Rate:
+    """The mean of paired differences, in their unit, with Student's 95 % interval.
+
+    Args:
+        gaps: (pairs,); one alone has no interval.
+    """
+    if not len(gaps):
+        return Rate(math.nan)
+    from scipy.stats import t as student
+
+    mean = float(np.mean(gaps))
+    if len(gaps) == 1:
+        return Rate(mean)
+    half = student.ppf(0.975, len(gaps) - 1) * float(np.std(gaps, ddof=1)) / math.sqrt(len(gaps))
+    return Rate(mean, mean - half, mean + half)
+
+
 def change_of_difference(before: np.ndarray, after: np.ndarray, same: bool, z: float = Z95) -> Rate:
     """How much a paired difference changes from one condition to another.
 

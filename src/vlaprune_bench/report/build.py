@@ -22,6 +22,7 @@ from vlaprune_bench.report.published_match import match_tables
 from vlaprune_bench.report.robustness import Robustness
 from vlaprune_bench.report.sweeps import Axis, axes, sweep_table
 from vlaprune_bench.report.table import Table
+from vlaprune_bench.report.waiting import Waiting
 
 MARGIN = 0.05
 """Default margin of non-inferiority, fraction."""
@@ -82,6 +83,10 @@ class Report:
         return Robustness(self.results, self.pairs)
 
     @cached_property
+    def waiting(self) -> Waiting:
+        return Waiting(self.results, self.pairs)
+
+    @cached_property
     def sweeps(self) -> list[Table]:
         """A table for every option that varies, in the order of `axes`."""
         return [sweep_table(self.overview, axis) for axis in self.axes]
@@ -109,7 +114,13 @@ class Report:
         found += [self.paired, self.noise.table]
         if per_episode:
             found.append(self.discordant)
-        found += [*self.robustness.tables, self.trials, *self.sweeps, *self.beside]
+        found += [
+            *self.waiting.tables,
+            *self.robustness.tables,
+            self.trials,
+            *self.sweeps,
+            *self.beside,
+        ]
         return [table for table in found if table.rows]
 
 

@@ -37,6 +37,7 @@ SHOWN = {
     "assets_hash": "assets",
     "max_steps": "budget",
     "variants": "perturbation",
+    "latency": "latency_source",
 }
 """Parts of a setting that are shown under another name, see `_settings`."""
 SETTING = tuple(SHOWN.get(name, name) for name in columns(Role.SETTING))
@@ -221,6 +222,7 @@ def _settings(episodes: pd.DataFrame) -> pd.DataFrame:
     found["checkpoint_hash"] = _families(episodes, _named(episodes, "checkpoint"))
     found["assets_hash"] = _named(episodes, "assets")
     found["variants"] = _named(episodes, "perturbation", "variants")
+    found["latency"] = _named(episodes, "latency_source", "latency")
     return pd.DataFrame(
         {SHOWN.get(name, name): values.astype(str) for name, values in found.items()}
     )

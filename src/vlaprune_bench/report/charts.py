@@ -82,6 +82,7 @@ def charts(report: Report) -> list[Chart]:
         made += _sweep(report, axis)
     made += [
         *_severity(report),
+        *_over_latency(report),
         *_heat(report),
         *_timelines(report),
         *_tokens(report),
@@ -207,6 +208,23 @@ def _severity(report: Report) -> list[Chart]:
         axes = ("severity (0: nominal)", "success, %")
         made.append(Chart(name, "Success over severity", variant, "lines", *axes, series))
     return made
+
+
+def _over_latency(report: Report) -> list[Chart]:
+    """Success over the latency of calls in simulated time, a chart for each clock."""
+    found: dict[str, list[Series]] = {}
+    for curve in report.waiting.curves:
+        points = [
+            (ms, rate, f"{cell.label}, {ms:.0f} ms")
+            for ms, rate, cell in zip(curve.ms, curve.success, curve.cells, strict=True)
+        ]
+        clock = curve.cells[-1].setting["clock"]
+        found.setdefault(clock, []).append(_points(report.waiting.title(curve), points))
+    axes = ("latency of a call, ms of simulated time", "success, %")
+    return [
+        Chart(_name("clock", clock), "Success over latency", clock, "lines", *axes, series)
+        for clock, series in found.items()
+    ]
 
 
 def _heat(report: Report) -> list[Chart]:

@@ -13,11 +13,11 @@ from vlaprune_bench.report.cells import Cell, Results
 from vlaprune_bench.report.compare import Pairs
 from vlaprune_bench.report.noise import Noise
 from vlaprune_bench.report.table import Table, show
+from vlaprune_bench.types import CONTROL_STEP_MS
 
 MOST = 100_000
 """Pairs beyond which nobody is told to go."""
-CONTROL_S = 0.05
-"""A control step, seconds."""
+CONTROL_S = CONTROL_STEP_MS / 1000
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ def _time(found: Evidence, row: dict[str, Any], costs: list[dict[str, Any]]) -> 
         return "time to success unknown (no scene that both solved)"
     ours, theirs = own.steps[both].mean(), none.steps[both].mean()
     said = f"steps to success {_less(ours / theirs)} ({theirs:.0f} to {ours:.0f})"
+    if cell.setting["clock"] != "stop":  # the steps that calls took are among them
+        return f"{said}, {theirs * CONTROL_S:.1f} to {ours * CONTROL_S:.1f} s of simulated time"
     bases = {c["device"]: c["p50"] for c in found.cost.rows if c["cell"] == base.index}
     for cost in costs[:1]:
         before, after = bases.get(cost["device"], math.nan), cost["p50"]

@@ -73,6 +73,7 @@ def page(report: Report, folder: Path, sentences: list[str]) -> str:
         warnings=[*sentences, *report.warnings],
         decisions=report.decisions,
         summary=[t for t in _summary(report) if t.rows],
+        waiting=report.waiting.tables,
         robustness=report.robustness.tables,
         frames=first_frames(report),
         sweeps=report.sweeps,

@@ -29,7 +29,7 @@ class Column:
     title: str
     kind: str = "text"
     """text, count, percent (a fraction or a `Rate`), points (a difference of fractions or a `Rate`
-    of it), number, flops, ms, ratio or p."""
+    of it), interval (a `Rate` in a unit of its own), number, flops, ms, ratio or p."""
     leading: bool = False
     """Says which row it is."""
 
@@ -65,6 +65,9 @@ def show(value: Any, kind: str) -> str:
 def _show_rate(rate: Rate, kind: str) -> str:
     if math.isnan(rate.value):
         return MISSING
+    if kind == "interval":
+        ends = "" if math.isnan(rate.low) else f" [{rate.low:+.3g}, {rate.high:+.3g}]"
+        return f"{rate.value:+.3g}{ends}"
     sign = "+" if kind == "points" else ""
     text = f"{100 * rate.value:{sign}.1f}"
     if math.isnan(rate.low):
