@@ -66,3 +66,27 @@ def test_openvla_runs_an_episode(name, tmp_path):
     row, calls = evaluate(line, tmp_path)
     assert (row["policy"], row["steps"], row["calls"]) == ("openvla", 6, 6)
     assert calls.pruned.tolist() == [name == "fastv"] * 3 + [True] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.sim
+def test_calls_of_no_latency_are_the_world_that_waits(tmp_path):
+    """Bit for bit on the real simulator; and a robot that waits moves otherwise."""
+    line = "--checkpoint tiny --method adp --max-steps 48 --execute-steps 4"
+    wanted, _ = evaluate(line, tmp_path / "stop")
+    for clock in ("hold", "async"):
+        got, _ = evaluate(f"{line} --clock {clock} --latency 0", tmp_path / clock)
+        for column in (
+            "actions_hash",
+            "steps",
+            "success",
+            "path_m",
+            "rms_jerk",
+            "total_flops_mean",
+        ):
+            assert got[column] == wanted[column], column
+        assert got["episode_id"] != wanted["episode_id"]
+        assert got["held_steps"] == 0
+    late, calls = evaluate(f"{line} --clock hold --latency 80", tmp_path / "late")
+    assert late["actions_hash"] != wanted["actions_hash"]
+    assert late["held_steps"] == calls.latency_steps[calls.used == "used"].sum() > 0

@@ -305,3 +305,67 @@ def test_rows_of_a_policy_of_one_action_say_one(run, tmp_path):
     known = {name: data[name] for name in IDENTITY if name not in DEFAULTS[EpisodeRow]}
     known["method_options"] = json.loads(known["method_options"])
     assert digest(known) == row.episode_id
+
+
+def test_calls_take_simulated_time(run, tmp_path):
+    """A success after twenty steps, of which calls of 100 ms held some."""
+    run(task_ids=(0,), trials=1)
+    run(task_ids=(0,), trials=1, clock="hold", latency="100")
+    run(task_ids=(0,), trials=1, clock="async", latency="100", execute_steps=4)
+    rows = load_results(tmp_path / "runs").set_index("clock")
+    assert rows.episode_id.nunique() == 3
+    assert rows.latency.to_dict() == {"stop": "", "hold": "100", "async": "100"}
+    assert rows.latency_source["hold"] == "100 ms"
+    assert rows.held_steps.to_dict() == {"stop": 0, "hold": 4, "async": 2}
+    assert rows.stale_actions.to_dict() == {"stop": 0, "hold": 0, "async": 2 * 3}
+    assert set(rows.time_to_success_s) == {1.0}
+    assert rows.control_hz.to_dict() == {"stop": 20, "hold": 16, "async": 18}
+    assert rows.drawn_latency_mean_ms.dropna().to_dict() == {"hold": 100, "async": 100}
+    calls = load_calls(tmp_path / "runs").set_index("episode_id")
+    held = calls.loc[[rows.episode_id["hold"]]].sort_values("call")
+    assert held.step.tolist() == [0, 10]
+    assert held.latency_steps.tolist() == [2, 2]
+    assert set(held.used) == {"used"}
+    # a success on the way to the last call's chunk: it cost what it cost
+    run(task_ids=(0,), trials=1, clock="hold", latency="400")
+    rows = load_results(tmp_path / "runs").query("latency == '400'").iloc[0]
+    assert (rows.calls, rows.unused_calls, rows.held_steps) == (2, 1, 12)
+    assert rows.total_flops_mean > 0
+
+
+def test_one_latency_for_all_methods_or_for_each_its_own(run, tmp_path):
+    table = tmp_path / "robot.csv"
+    table.write_text("method,keep,quantile,latency_ms\nnone,,0,80\nnone,,1,90\nstatic,.5,0.5,40\n")
+    for pruner in (NoPruning(), Static(keep=0.5)):
+        run(pruner=pruner, task_ids=(0,), trials=2, clock="hold", latency=str(table))
+    rows = load_results(tmp_path / "runs")
+    drawn = rows.groupby("method").drawn_latency_mean_ms.agg(list).to_dict()
+    assert drawn["static"] == [40, 40]
+    assert all(80 < ms < 90 for ms in drawn["none"])
+    assert len(set(drawn["none"])) == 2  # each trial has its own quantile
+    assert rows.latency.nunique() == 1
+    with pytest.raises(UserError, match=r"no pruned calls of static keep 0.25; it has: none, stat"):
+        run(pruner=Static(keep=0.25), clock="hold", latency=str(table))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"latency": "20"}, "--clock is async; all 8 actions of a chunk are executed before the"),
+        (
+            {"latency": "350.1", "execute_steps": 4},
+            "--latency is 350.1; a call takes up to 8 control steps of 50 ms, and its chunk of 8",
+        ),
+    ],
+)
+def test_async_needs_something_to_go_on_with(run, tmp_path, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        run(clock="async", **options)
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_a_renamed_latency_file_is_the_same_episode(run, tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("quantile,latency_ms\n0.5,60\n")
+        run(task_ids=(0,), trials=1, clock="hold", latency=str(tmp_path / name))
+    assert len(load_results(tmp_path / "runs")) == 1

@@ -76,6 +76,11 @@ def latency_name(latency: str) -> str:
     return latency
 
 
+def latency_title(latency: str) -> str:
+    """A latency in words: "80 ms", or the file."""
+    return f"{latency} ms" if is_number(latency) else latency
+
+
 def latency_identity(latency: str) -> str:
     """What stands for a latency in an episode's identity: a file's bytes, wherever it lies."""
     if is_number(latency):

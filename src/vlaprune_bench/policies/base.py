@@ -129,7 +129,8 @@ class Policy(Protocol):
             memory: of this episode; updated.
             observation: the latest one, with images.
             eef_poses: (steps + 1, 7) poses observed over the window just executed, its first and
-                last included; (1, 7) at the first call. Metres, then quaternion xyzw.
+                last included, held steps left out; (1, 7) at the first call. Metres, then
+                quaternion xyzw.
 
         Returns:
             (chunk, 7) actions ready for the environment, and what the call cost.

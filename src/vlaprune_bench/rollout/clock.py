@@ -75,7 +75,8 @@ class Clock:
     def __init__(self, timing: Timing, spec: EpisodeSpec, execute_steps: int) -> None:
         self._timing, self._spec, self._execute_steps = timing, spec, execute_steps
         self._chunk = np.empty((0, 7))
-        self._index = self._owner = 0  # the next action, and the call that gave the chunk
+        self._index = 0
+        self._owner = self._stale = 0  # the call that gave the chunk, and what it skipped
         self._pending: _Pending | None = None
         self._carried_us = 0
         self._gripper = ACTION_OPEN
@@ -120,9 +121,8 @@ class Clock:
         if pending.enters >= len(pending.actions):
             self._tell(pending.call, used="discarded")
         else:
-            self._chunk, self._index = pending.actions, pending.enters
-            self._owner = pending.call
-            self._tell(pending.call, stale_actions=pending.enters)
+            self._chunk, self._owner = pending.actions, pending.call
+            self._index = self._stale = pending.enters
 
     def _tell(self, call: int, **what: Any) -> None:
         self.calls[call] = replace(self.calls[call], **what)
@@ -136,7 +136,7 @@ class Clock:
             action = self._chunk[self._index]
             self._index += 1
             self._gripper = float(action[6])
-            self._tell(self._owner, used="used")
+            self._tell(self._owner, used="used", stale_actions=self._stale)
         if self._pending is not None:
             self._pending.left -= 1
             self._arrive()

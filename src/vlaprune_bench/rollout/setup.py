@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.config import EvalConfig, digest, run_id
+from vlaprune_bench.measure.latencies import latency_title
 from vlaprune_bench.measure.provenance import git_revision, versions
 from vlaprune_bench.policies.base import PolicyInfo
 from vlaprune_bench.pruning.gated import has_gate
@@ -174,7 +175,7 @@ class Setup:
             "episode_id": self.episode_id(spec),
             "env_seed": PROTOCOLS[spec.protocol].seed_of(spec.trial),
             "keep": what.pruner.keep_ratio if info.served is None else info.served.keep,
-            "latency_source": what.latency or "",
+            "latency_source": latency_title(what.latency) if what.latency else "",
             "perturbation": " ".join(what.variants),
             "dimension": self._task(spec).dimension,
             "checkpoint": info.name,
