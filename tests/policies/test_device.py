@@ -6,7 +6,7 @@ ONE = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
 
 
 def test_a_processor_is_named_with_its_family_and_model(tmp_path):
-    """Two generations of one name round differently, so rows tell them apart."""
+    """Virtual machines give one name to several generations."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"{ONE}\n{ONE.replace('26', '25')}")
     assert processor_name(cpuinfo) == "AMD EPYC, family 26, model 2"

@@ -132,7 +132,7 @@ def observation(env, number) -> Observation:
 @cache
 def unpacked(target: Path) -> Path:
     with tarfile.open(CUT) as tar:
-        tar.extractall(target, filter="data")
+        tar.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return target
 
 

@@ -218,6 +218,7 @@ def test_the_studies_that_are_asked_for_are_there():
         "tradeoff",
         "threshold",
         "gating",
+        "latency",
         "robustness",
         "main-table",
         "main-table-pi05",

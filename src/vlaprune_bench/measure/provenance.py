@@ -30,13 +30,30 @@ def versions() -> str:
 
     Where another package of the same import name comes first on the path, its folder is named.
     """
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version(), "blas": blas()}
     for package, module in MODULES.items():
         try:
             found[package] = _version(package, module)
         except PackageNotFoundError:
             found[package] = None
     return json.dumps(found)
+
+
+def blas() -> str:
+    """NumPy's linear algebra with the kernels it chose, as "openblas 0.3.31 Haswell".
+
+    It chooses by processor, or by OPENBLAS_CORETYPE in the environment, and the controller's products
+    follow in the last bit: the same episode then goes another way on the same processor.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    folder = str(Path(np.__file__).parent)
+    for library in threadpool_info():
+        if library["user_api"] == "blas" and library["filepath"].startswith(folder):
+            parts = library["internal_api"], library["version"], library.get("architecture")
+            return " ".join(part for part in parts if part)
+    return "unknown"
 
 
 def _version(package: str, module: str) -> str:

@@ -101,7 +101,7 @@ def describe(device: torch.device) -> str:
     """The device with its name.
 
     "cuda (NVIDIA H100)", or "cpu (AMD EPYC, family 26, model 2, 2 threads)": virtual machines give
-    one name to processors of several generations, and those round differently.
+    one name to processors of several generations.
     """
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"

@@ -95,13 +95,14 @@ def load_plugin(path: Path) -> None:
     path = user_path(path)
     if not path.is_file():
         raise UserError(f"--plugin is {path}; it must be a Python file that registers a method.")
+    try:
+        compile(path.read_bytes(), path, "exec")
+    except (SyntaxError, ValueError) as error:  # ValueError: null bytes, before Python 3.11.4
+        raise UserError(f"--plugin is {path}; it cannot be read as Python: {error}.") from error
     name = f"vlaprune_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"--plugin is {path}; it cannot be read as Python: {error}.") from error
+    spec.loader.exec_module(module)
