@@ -42,8 +42,8 @@ def versions() -> str:
 def blas() -> str:
     """NumPy's linear algebra with the kernels it chose, as "openblas 0.3.31 Haswell".
 
-    It chooses by processor, or by OPENBLAS_CORETYPE in the environment, and the controller's products
-    follow in the last bit: the same episode then goes another way on the same processor.
+    It chooses by processor, or by OPENBLAS_CORETYPE in the environment, and the products of the
+    simulator's controller follow in the last bit: the same episode then goes another way.
     """
     import numpy as np
     from threadpoolctl import threadpool_info
