@@ -79,6 +79,7 @@ def test_one_episode_of_a_flow_policy(kind, tmp_path):
     # its own protocol, scene and number of executed steps
     assert (row.protocol, row.env_seed, row.execute_steps) == ("lerobot", 1000, 10)
     assert json.loads(row.policy_options)["empty_cameras"] == "keep"
+    assert row.empty_tokens_dropped_mean == 0
     calls = load_calls(tmp_path).sort_values("call")
     assert calls.step.tolist() == [0, 10]
     assert (calls.visual_tokens_kept == calls.visual_tokens // 2).all()

@@ -677,6 +677,13 @@ class EpisodeRow:
     visual_tokens_kept_mean: float | None = column(
         "visual tokens kept per call", "tokens", Role.MEASURED
     )
+    empty_tokens_dropped_mean: float | None = column(
+        "empty_tokens_dropped per call: a saving that is no pruning; null: no call, or a row from "
+        "before this column",
+        "tokens",
+        Role.MEASURED,
+        default=None,
+    )
     llm_prefill_macs_mean: float | None = column("llm_prefill_macs per call", "MAC", Role.MEASURED)
     total_flops_mean: float | None = column("total_flops per call", "FLOP", Role.MEASURED)
     latency_p50_ms: float | None = column(

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.rows import episode_row, measures
+from tests.rows import call_row, episode_row
 from vlaprune_bench.config import digest
 from vlaprune_bench.store import schema
 from vlaprune_bench.types import CallRow, EpisodeRow
@@ -105,7 +105,7 @@ def calls_of(episodes: pd.DataFrame, rng: np.random.Generator) -> pa.Table:
     total = total * rng.lognormal(0, 0.1, len(index))
     lists = {value: list(range(0, int(value))) for value in np.unique(kept)}
     columns: dict[str, Any] = {
-        name: [value] * len(index) for name, value in asdict(measures()).items()
+        name: [value] * len(index) for name, value in asdict(call_row()).items()
     }
     columns |= {
         "episode_id": episodes.episode_id.to_numpy()[index],

@@ -208,6 +208,20 @@ def test_without_calls_latency_says_where_it_comes_from(rng):
     assert "median of episodes' medians" in made.overview.cost.notes[-1]
 
 
+def test_tokens_of_empty_cameras_stand_apart_from_pruning(rng):
+    frames = [
+        cell(
+            method, keep, 0.5, rng, tasks=1, trials=4, policy="pi05", empty_tokens_dropped_mean=256
+        )
+        for method, keep in (("none", None), ("static", 0.5))
+    ]
+    cost = Report(gather(pd.concat(frames, ignore_index=True))).overview.cost
+    assert [row["empty"] for row in cost.rows] == [256, 256]
+    assert "no pruning" in " ".join(cost.notes)
+    nothing = Report(gather(cell("none", None, 0.5, rng, tasks=1, trials=4))).overview.cost
+    assert "empty" not in {column.key for column in nothing.columns}
+
+
 def test_every_varying_option_has_a_table(rng):
     frames = [cell("none", None, 0.9, rng, tasks=1, trials=4)]
     for keep in (0.25, 0.5):

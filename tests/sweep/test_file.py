@@ -150,6 +150,12 @@ def test_smoke_wins_key_by_key_and_has_a_folder_of_its_own(load):
     assert load(SMOKE).cells[0].what.checkpoint == "big"
 
 
+def test_smoke_rows_never_go_into_the_studys_folder(load):
+    text = "base: {output: results/mine, pruner: adp}\nsmoke: {base: {trials: 1}}"
+    assert {str(c.storage.output) for c in load(text).cells} == {"results/mine"}
+    assert {str(c.storage.output) for c in load(text, smoke=True).cells} == {"results/smoke/study"}
+
+
 def test_the_command_line_wins_in_every_cell(load):
     sweep = load(
         "zip: {suite: [libero_goal, libero_10], checkpoint: [a, b]}",

@@ -36,6 +36,11 @@ LATENCY = (
     "none in the same setting on the same device."
 )
 
+EMPTY = (
+    "Empty left out: masked tokens of cameras that the checkpoint declares empty, the same for "
+    "every method; no pruning, and not among the visual tokens."
+)
+
 
 def cell_columns(results: Results) -> list[Column]:
     """The columns that say which cell a row is."""
@@ -156,8 +161,11 @@ class Overview:
         columns = cell_columns(results)
         if results.episodes.device.nunique() > 1:
             columns.append(Column("device", "device"))
+        columns.append(Column("tokens", "visual\ntokens", "count"))
+        empty = any(row["empty"] > 0 for row in rows)
+        if empty:
+            columns.append(Column("empty", "empty\nleft out", "count"))
         columns += [
-            Column("tokens", "visual\ntokens", "count"),
             Column("pruned", "pruned\ncalls %", "percent"),
             Column("macs", "prefill\nMACs", "flops"),
             Column("macs_ratio", "÷ none", "ratio"),
@@ -168,7 +176,7 @@ class Overview:
             Column("p50_ratio", "p50\n÷ none", "ratio"),
             Column("p90_ratio", "p90\n÷ none", "ratio"),
         ]
-        notes = [COSTS, LATENCY]
+        notes = [COSTS, LATENCY, *([EMPTY] if empty else [])]
         if any(row["p50_source"] == "episodes" for row in rows):
             notes.append("Where no call rows are at hand, p50 is the median of episodes' medians.")
         return Table("cost", f"Cost per policy call{self.shared}", columns, rows, notes)
@@ -231,6 +239,7 @@ def _means(episodes: pd.DataFrame) -> dict[str, float]:
     """Means over calls of what episodes give as means over their own calls."""
     names = {
         "tokens": "visual_tokens_kept_mean",
+        "empty": "empty_tokens_dropped_mean",
         "pruned": "pruned_call_fraction",
         "macs": "llm_prefill_macs_mean",
         "flops": "total_flops_mean",

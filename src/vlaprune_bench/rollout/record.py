@@ -149,6 +149,7 @@ def _costs(calls: list[CallRow]) -> dict[str, Any]:
     return {
         "pruned_call_fraction": over(np.mean, "pruned", calls),
         "visual_tokens_kept_mean": over(np.mean, "visual_tokens_kept", calls),
+        "empty_tokens_dropped_mean": over(np.mean, "empty_tokens_dropped", calls),
         "llm_prefill_macs_mean": over(np.mean, "llm_prefill_macs", calls),
         "total_flops_mean": over(np.mean, "total_flops", calls),
         "latency_p50_ms": over(np.median, "latency_total_ms", steady),

@@ -104,6 +104,8 @@ def check_keys(data: Mapping[str, Any], source: str) -> None:
 
 
 def _with_smoke(config: SweepConfig, source: str) -> SweepConfig:
+    # its rows are not the study's: they never go into the study's folder
+    config = replace(config, base={k: v for k, v in config.base.items() if k != "output"})
     changes: dict[str, Any] = {}
     smoke = decode(SweepConfig, config.smoke, f"{source}: smoke")
     for key in config.smoke:
