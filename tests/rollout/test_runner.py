@@ -230,6 +230,13 @@ def test_other_assets_than_the_checkpoints_are_told_in_every_row(run, tmp_path):
     assert any("made for lite assets and ran on real" in warning for warning in told)
 
 
+def test_assets_that_are_not_as_published_are_told_in_every_row(run, tmp_path):
+    assets = replace(ASSETS, kind="real", changed=("textures/wood.png", "scenes/floor.xml"))
+    run(FakeLauncher(loaded=replace(LOADED, assets=assets)), task_ids=(0,), trials=2)
+    for told in load_results(tmp_path / "runs").warnings:
+        assert any("2 files differ from the published ones (textures/wood.png" in w for w in told)
+
+
 def test_chunks_may_be_executed_shorter_than_they_are(run, tmp_path):
     """--execute-steps makes other episodes, in rows of their own."""
     run(task_ids=(0,), trials=1)

@@ -74,6 +74,8 @@ class Loaded:
             from vlaprune_bench.sim.pins import describe_unpinned
 
             found.append(describe_unpinned(self.unpinned))
+        if self.assets.warning:
+            found.append(self.assets.warning)
         if not info.trained:
             found.append(f"{info.name} is untrained: its success rate means nothing")
         if self.assets.kind != info.assets:
