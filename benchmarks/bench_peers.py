@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import yaml
 
-from tests.clients.environments import environment, libero_variables
+from tests.clients.environments import environment, libero_variables, peer_assets
 from tests.serve.rig import serving
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.pruning.static import Static
@@ -140,6 +140,7 @@ class Peers:
             "task-ids": "0",
             "trials": str(episodes),
             "max-steps": str(self.steps),
+            "assets": str(peer_assets().path),
             "output": str(folder / "runs"),
         }
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
@@ -159,6 +160,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as scratch,
         serving(watched, pruner=PRUNER, idle_timeout=1200.0) as server,
     ):
+        print(f"libero_spatial 0, {asked.steps} steps; assets {peer_assets().path}")
         peers = Peers(server.port, Path(scratch), asked.steps)
         for number in range(asked.rounds):
             for name, play in (("vla-eval", peers.theirs), ("ours", peers.ours)):

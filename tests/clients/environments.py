@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vlaprune_bench.sim.assets import resolve_assets
+from vlaprune_bench.sim.assets import AssetSet, find_wheels, resolve_assets
 from vlaprune_bench.sim.package import LIBERO
 
 HERE = Path(__file__).parent
@@ -24,7 +24,8 @@ def environment(name: str) -> Path:
     wanted = HERE / f"{name}.txt"
     folder = Path(os.environ.get("VLAPRUNE_CLIENTS", ROOT)) / name
     python, stamp = folder / "bin" / "python", folder / "stamp"
-    asked = hashlib.sha256(wanted.read_bytes() + LIBERO.encode()).hexdigest()
+    what = wanted.read_bytes() + f"{LIBERO} {peer_assets().path}".encode()
+    asked = hashlib.sha256(what).hexdigest()
     if stamp.is_file() and stamp.read_text() == asked:
         return python
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
@@ -37,11 +38,16 @@ def environment(name: str) -> Path:
     return python
 
 
+def peer_assets() -> AssetSet:
+    """What vla-eval's LIBERO shows: the installed wheels' assets, or else our own light ones."""
+    return resolve_assets("auto" if find_wheels() is None else "pip", "lite")
+
+
 def _prepare_libero(folder: Path) -> None:
     """Give hf-libero the assets, within its package (it ignores `assets` of its configuration), and
     the configuration it would ask for on the terminal."""
     (package,) = folder.glob("lib/python*/site-packages/libero/libero")
-    (package / "assets").symlink_to(resolve_assets("auto", "lite").path)
+    (package / "assets").symlink_to(peer_assets().path)
     paths = {
         "benchmark_root": package,
         "bddl_files": package / "bddl_files",
