@@ -42,9 +42,10 @@ def test_one_episode(tmp_path):
     assert (row.method, row.keep, row.checkpoint) == ("adp", 0.5, "tiny-untrained")
     assert (row.assets, row.max_steps, row.batch_size) == ("lite", 44, 1)
     assert json.loads(row.versions)["mujoco"] == "3.3.2"
-    # a successful row leaves nothing unsaid but the error and the server it did not have
+    # a row leaves nothing unsaid but the error, server, latency and success it did not have
     unsaid = {name for name, missing in row.isna().items() if missing} - {"git_revision"}
-    assert unsaid == {"error", "round_trip_p50_ms", "server_p50_ms"}
+    absent = {"error", "round_trip_p50_ms", "server_p50_ms"}
+    assert unsaid == absent | {"drawn_latency_mean_ms", "time_to_success_s"}
 
     calls = load_calls(tmp_path).sort_values("call")
     assert calls.step.tolist() == [0, 8, 16, 24, 32, 40]
