@@ -358,6 +358,21 @@ def test_a_late_or_early_first_message():
             assert reply["payload"]["error"] == "type is action; a client does not send that."
 
 
+def test_what_came_while_the_server_stood_still_is_heard():
+    """A busy machine: the time to say something is over, and it had been said."""
+    hello = {"type": "hello", "payload": {"protocol_version": 1}, "seq": 1}
+    with serving(FakePolicy(), idle_timeout=0.5) as server:
+        with connect(url(server)) as late:
+            server.loop.call_soon_threadsafe(time.sleep, 0.6)
+            time.sleep(0.1)
+            late.send(pack(hello, str))
+            assert unpack(late.recv(timeout=10))["type"] == "hello"
+        with Openpi(server) as client:
+            server.loop.call_soon_threadsafe(time.sleep, 0.8)
+            time.sleep(0.1)
+            assert client.ask(look())["actions"].shape == (8, 7)
+
+
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
