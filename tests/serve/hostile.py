@@ -18,12 +18,15 @@ import msgpack
 import numpy as np
 from websockets.exceptions import WebSocketException
 
-from tests.serve.rig import Openpi, VlaEval, look, pack, seen
+from tests.serve.rig import Openpi, TooLate, VlaEval, look, pack, seen
 from vlaprune_bench.policies.remote.dialect import quat_of
+from vlaprune_bench.serve.server import OPEN_S
 from vlaprune_bench.types import Observation
 
 GIVEN_UP = (OSError, EOFError, WebSocketException, TimeoutError)
 """What a bad client may see: it is dropped."""
+LOST_S = 240.0
+"""Seconds after which an answer is taken for lost: no machine is that busy."""
 
 
 @dataclass
@@ -38,6 +41,10 @@ class Tally:
     """What a good client must not see."""
     waits: list[float] = field(default_factory=list)
     """Seconds from request to reply, of good clients."""
+    late: list[str] = field(default_factory=list)
+    """Good clients that were held up for longer than the server waits for one, and began again."""
+    held_up: float = 0.0
+    """Seconds that a sleep of 10 ms took longer, at most: how busy the machine was."""
     bad: int = 0
     """Bad messages and connections."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -75,38 +82,92 @@ def alone(policy, pruner, names, calls=3):
     return found
 
 
+class Paced:
+    """A good client that knows whether it was late.
+
+    That an answer does not come within `LOST_S` is a fault. That the server hangs up is one, too,
+    unless the client had taken longer than the server waits: to connect, or from one word of its
+    own to the next. The server's time for the answer between is counted in, so an idle timeout well
+    above that is what tells the two apart.
+
+    Args:
+        make: the client.
+        server: of `rig.serving`.
+    """
+
+    def __init__(self, make, server):
+        self.patience, self.spoke = server.config.idle_timeout, time.monotonic()
+        try:
+            self.client = make(server, patience=LOST_S)
+        except TimeoutError:
+            raise
+        except GIVEN_UP as error:
+            self._judge(time.monotonic() - self.spoke, OPEN_S, error)
+
+    def ask(self, *said):
+        return self._say(self.client.ask, said)
+
+    def tell(self, *said):
+        return self._say(self.client.tell, said)
+
+    def _say(self, how, said):
+        before, self.spoke = self.spoke, time.monotonic()
+        try:
+            return how(*said)
+        except TimeoutError:
+            raise
+        except GIVEN_UP as error:
+            self._judge(self.spoke - before, self.patience, error)
+
+    def _judge(self, took, allowed, error):
+        if took < allowed:
+            raise AssertionError(f"dropped though it took {took:.1f} s of {allowed:g} s") from error
+        raise TooLate(f"it took {took:.1f} s of {allowed:g} s") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.open.close()
+
+
+def good(play, server, tally, name, wanted, until):
+    """Play episodes of a good client until then; one that was late begins again."""
+    while time.monotonic() < until:
+        try:
+            play(server, tally, name, wanted, until)
+        except TooLate as late:
+            tally.late.append(f"{name}: {late}")
+        except BaseException as error:  # noqa: BLE001 - told in the test's own thread
+            tally.wrong.append(f"{name}: {type(error).__name__}: {error!s:.300}")
+            return
+
+
 def good_openpi(server, tally, name, wanted, until):
-    """Episodes of an openpi client, each a session; `wanted` has the actions of its calls."""
-    try:
-        while time.monotonic() < until:
-            with Openpi(server) as client:
-                for episode in range(3):
-                    if time.monotonic() > until:
-                        break
-                    session = f"{name}-{episode}"
-                    for call, actions in enumerate(wanted):
-                        more = {f"observation/{k}": v for k, v in extras(name, call).items()}
-                        data = look(call, variant=name, session_id=session, **more)
-                        _ask(tally, lambda data=data: client.ask(data), "actions", actions)
-                    client.ask({"endpoint": "reset", "session_id": session})
-    except BaseException as error:  # noqa: BLE001 - told in the test's own thread
-        tally.wrong.append(f"{name}: {type(error).__name__}: {error}")
+    """Three episodes of an openpi client, each a session; `wanted` has the actions of its calls."""
+    with Paced(Openpi, server) as client:
+        for episode in range(3):
+            if time.monotonic() > until:
+                return
+            session = f"{name}-{episode}"
+            for call, actions in enumerate(wanted):
+                more = {f"observation/{k}": v for k, v in extras(name, call).items()}
+                data = look(call, variant=name, session_id=session, **more)
+                _ask(tally, lambda data=data: client.ask(data), "actions", actions)
+            client.ask({"endpoint": "reset", "session_id": session})
 
 
 def good_vla_eval(server, tally, name, wanted, until):
     """Episodes of a vla-eval client, which takes one action at a time."""
-    try:
-        with VlaEval(server) as client:
-            while time.monotonic() < until:
-                client.tell("episode_start", {"task": {"name": "reach"}})
-                for call, actions in enumerate(wanted):
-                    data = {**seen(call, variant=name), **extras(name, call)}
-                    for action in actions:
-                        ask = lambda data=data: client.ask("observation", data)["payload"]  # noqa: E731
-                        _ask(tally, ask, "actions", action)
-                client.tell("episode_end", {})
-    except BaseException as error:  # noqa: BLE001 - told in the test's own thread
-        tally.wrong.append(f"{name}: {type(error).__name__}: {error}")
+    with Paced(VlaEval, server) as client:
+        while time.monotonic() < until:
+            client.tell("episode_start", {"task": {"name": "reach"}})
+            for call, actions in enumerate(wanted):
+                data = {**seen(call, variant=name), **extras(name, call)}
+                for action in actions:
+                    ask = lambda data=data: client.ask("observation", data)["payload"]  # noqa: E731
+                    _ask(tally, ask, "actions", action)
+            client.tell("episode_end", {})
 
 
 def _ask(tally, ask, key, wanted):
@@ -192,23 +253,31 @@ def half_open(server, tally, name, until):
         line.close()
 
 
-def storm(server, wanted, seconds, good=4, bad=2, vla=()):
+def _metronome(tally, until):
+    while (now := time.monotonic()) < until:
+        time.sleep(0.01)
+        tally.held_up = max(tally.held_up, time.monotonic() - now - 0.01)
+
+
+def storm(server, wanted, seconds, openpi=4, bad=2, vla=()):
     """Run clients of every kind for some time.
 
     Args:
         server: of `rig.serving`.
         wanted: actions of each good client's calls, computed alone, by its name (its seed).
         seconds: how long.
-        good: how many names speak openpi; those of `vla` speak vla-eval.
+        openpi: how many names speak it; those of `vla` speak vla-eval.
         bad: clients of garbage, and as many half-open ones.
         vla: names.
     """
     tally, until = Tally(), time.monotonic() + seconds
-    jobs = [(good_openpi, name, wanted[name]) for name in list(wanted)[:good]]
-    jobs += [(good_vla_eval, name, wanted[name]) for name in vla]
+    jobs = [(good_openpi, name) for name in list(wanted)[:openpi]]
+    jobs += [(good_vla_eval, name) for name in vla]
     threads = [
-        threading.Thread(target=job, args=(server, tally, *args, until)) for job, *args in jobs
+        threading.Thread(target=good, args=(play, server, tally, name, wanted[name], until))
+        for play, name in jobs
     ]
+    threads += [threading.Thread(target=_metronome, args=(tally, until))]
     for kind in (bad_frames, half_open):
         threads += [
             threading.Thread(target=kind, args=(server, tally, name, until)) for name in range(bad)
@@ -216,7 +285,7 @@ def storm(server, wanted, seconds, good=4, bad=2, vla=()):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds + 120)
+        thread.join(seconds + 2 * LOST_S)
         assert not thread.is_alive(), "a client hangs"
     return tally
 

@@ -13,7 +13,11 @@ import numpy as np
 from websockets.sync.client import connect
 
 from vlaprune_bench.serve.config import ServeConfig
-from vlaprune_bench.serve.server import PolicyServer
+from vlaprune_bench.serve.server import HELLO_S, PolicyServer
+
+
+class TooLate(Exception):
+    """A client was held up, by a busy machine, for longer than the server waits for one."""
 
 
 @contextlib.contextmanager
@@ -108,17 +112,17 @@ def seen(call=0, prompt="reach", variant=0):
 
 
 class Openpi:
-    """A client of openpi's dialect."""
+    """A client of openpi's dialect; `patience` is in seconds."""
 
-    def __init__(self, server, path="", **options):
-        self.open = contextlib.ExitStack()
-        options |= {"compression": None, "max_size": None}
+    def __init__(self, server, path="", patience=30.0, **options):
+        self.open, self.patience = contextlib.ExitStack(), patience
+        options |= {"compression": None, "max_size": None, "open_timeout": patience}
         self.socket = self.open.enter_context(connect(url(server, path), **options))
-        self.metadata = unpack(self.socket.recv(timeout=10))
+        self.metadata = unpack(self.socket.recv(timeout=patience))
 
     def ask(self, data):
         self.socket.send(data if isinstance(data, bytes | str) else pack(data))
-        reply = self.socket.recv(timeout=30)
+        reply = self.socket.recv(timeout=self.patience)
         return reply if isinstance(reply, str) else unpack(reply)
 
     def __enter__(self):
@@ -129,14 +133,19 @@ class Openpi:
 
 
 class VlaEval:
-    """A client of vla-eval's dialect."""
+    """A client of vla-eval's dialect; `patience` is in seconds."""
 
-    def __init__(self, server):
-        self.open = contextlib.ExitStack()
-        options = {"compression": None, "max_size": None}
+    def __init__(self, server, patience=30.0, **options):
+        self.open, self.patience = contextlib.ExitStack(), patience
+        options |= {"compression": None, "max_size": None, "open_timeout": patience}
+        started, self.seq = time.monotonic(), 0
         self.socket = self.open.enter_context(connect(url(server), **options))
-        self.seq = 0
-        self.hello = self.ask("hello", {"harness_version": "0.8.0", "protocol_version": 1})
+        self.tell("hello", {"harness_version": "0.8.0", "protocol_version": 1})
+        took = time.monotonic() - started
+        self.hello = unpack(self.socket.recv(timeout=patience))
+        if "type" not in self.hello and took >= HELLO_S:
+            raise TooLate(f"hello came {took:.1f} s after the connection was begun")
+        assert self.hello["type"] == "hello"
 
     def tell(self, kind, payload):
         self.seq += 1
@@ -145,7 +154,7 @@ class VlaEval:
 
     def ask(self, kind, payload):
         self.tell(kind, payload)
-        reply = unpack(self.socket.recv(timeout=30))
+        reply = unpack(self.socket.recv(timeout=self.patience))
         assert reply["seq"] == self.seq
         return reply
 

@@ -14,9 +14,9 @@ def test_a_storm():
     wanted = alone(FakePolicy(), NoPruning(), range(12))
     before = open_files()
     with serving(FakePolicy(), max_connections=40, idle_timeout=2.0) as server:
-        tally = storm(server, wanted, 4.0, good=8, bad=4, vla=range(8, 12))
+        tally = storm(server, wanted, 4.0, openpi=8, bad=4, vla=range(8, 12))
         assert not tally.wrong, tally.wrong[:3]
-        assert tally.answers > 50
+        assert tally.answers > 12
         assert tally.errors > 20
         # those who hang on are dropped, and the server goes on
         deadline = time.monotonic() + 20
