@@ -7,7 +7,7 @@ client gets is compared with the action computed alone, bit for bit; memory, thr
 of the server's process are read before, while and after. The exit code is 1 after a fault: an
 answer that is another or none, a client dropped that was in time, a thread or file left open,
 memory that still grows, a server that does not end. What a busy machine does is counted beside it:
-clients held up for longer than the server waits for them (`tests.serve.hostile.Paced`), and for how long.
+clients held up for longer than the server waits for one (`tests.serve.hostile.Paced`).
 """
 
 from __future__ import annotations
