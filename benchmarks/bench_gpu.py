@@ -16,15 +16,17 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from vlaprune_bench.measure.call_bounds import SHAPES as CALLS
+from vlaprune_bench.measure.call_bounds import CallShape, floor_ms
 from vlaprune_bench.measure.latency import STAGES
 from vlaprune_bench.measure.provenance import git_revision, versions
-from vlaprune_bench.measure.roofline import Card, bound_ms, card_of
+from vlaprune_bench.measure.roofline import Card, card_of
 from vlaprune_bench.profile.config import ProfileConfig
 from vlaprune_bench.profile.rows import ProfileRow
 from vlaprune_bench.profile.run import profile
@@ -63,13 +65,15 @@ def _p50(row: ProfileRow, stage: str) -> float:
     return getattr(row, f"latency_{stage}_p50_ms") or 0.0
 
 
-def shape_table(rows: list[ProfileRow], card: Card | None) -> str:
-    """A profile as markdown."""
+def shape_table(rows: list[ProfileRow], card: Card | None, shape: CallShape | None) -> str:
+    """A profile as markdown; `roofline`: tokens leave before the first layer, weights are read."""
     heads = ["method", "keep", "call p50", "p90", "p99", *STAGES, "gain", "FLOPs gain", "peak GB"]
     heads += ["roofline", "what eats the gain"]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for row in rows:
-        bound = bound_ms(card, row.total_flops) if card and row.total_flops else None
+        bound = None
+        if card and shape:
+            bound = floor_ms(shape, card, 1.0 if row.keep is None else row.keep)
         peak = row.peak_memory_bytes and row.peak_memory_bytes / 1e9
         cells: list[str] = [row.method, _number(row.keep)]
         cells += [_number(getattr(row, f"latency_total_p{q}_ms")) for q in (50, 90, 99)]
@@ -111,14 +115,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def profiles(args: argparse.Namespace, end: float) -> list[str]:
+def profiles(args: argparse.Namespace, end: float) -> Iterator[str]:
     """A section for each shape, without and with CUDA graphs."""
-    sections = []
     for shape in args.shapes:
         for graphs in (False,) if args.smoke else (False, True):
             title = f"## {shape}" + (", CUDA graphs" if graphs else "")
             if time.monotonic() > end:
-                sections.append(f"{title}\n\nnot run: the time was up")
+                yield f"{title}\n\nnot run: the time was up"
                 continue
             try:
                 config = ProfileConfig(
@@ -133,12 +136,10 @@ def profiles(args: argparse.Namespace, end: float) -> list[str]:
                 )
                 rows = profile(config, tick=lambda _: None)
             except (UserError, RuntimeError) as error:
-                sections.append(f"{title}\n\nfailed: {' '.join(str(error).split())}")
+                yield f"{title}\n\nfailed: {' '.join(str(error).split())}"
                 continue
-            table = shape_table(rows, card_of(rows[0].device))
-            sections.append(f"{title}\n\n{rows[0].dtype}, {rows[0].attention}, batch 1\n\n{table}")
-            print(sections[-1], flush=True)
-    return sections
+            table = shape_table(rows, card_of(rows[0].device), CALLS.get(shape))
+            yield f"{title}\n\n{rows[0].dtype}, {rows[0].attention}, batch 1\n\n{table}"
 
 
 def main() -> int:
@@ -147,6 +148,7 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="+", default=SHAPES)
     parser.add_argument("--keeps", nargs="+", type=float, default=KEEPS)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--no-tests", action="store_true", help="profiles alone")
     parser.add_argument("--smoke", action="store_true", help="the same on a CPU, a tiny shape")
     args = parser.parse_args()
     args.keeps = tuple(args.keeps)
@@ -160,17 +162,24 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cpu" if args.smoke else "cuda")
     name = "CPU (smoke)" if args.smoke else torch.cuda.get_device_name()
-    tests = "left out" if args.smoke else run_tests(args.out / "tests.log")
+    tests = "left out"
+    if not (args.smoke or args.no_tests):
+        tests = run_tests(args.out / "tests.log")
     parts = [
         f"# {name}",
         f"Made by `make bench-gpu` at {git_revision()}; versions: {versions()}. Milliseconds; "
-        "stages are medians; gain is `none` over the method in the same round.",
+        "stages are medians; gain is `none` over the method in the same round; roofline is the "
+        "least time of a call that drops its tokens before the first layer "
+        "(`vlaprune-report roofline`).",
         f"CUDA tests: {tests}",
         f"Selection: {selection_times(device, 256, 5 if args.smoke else 50)}",
-        *profiles(args, end),
     ]
-    (args.out / "gpu.md").write_text("\n\n".join(parts) + "\n")
-    print(f"wrote {args.out / 'gpu.md'}")
+    page = args.out / "gpu.md"
+    for section in profiles(args, end):
+        print(section, flush=True)
+        parts.append(section)
+        page.write_text("\n\n".join(parts) + "\n")  # what was measured stays if the next breaks
+    print(f"wrote {page}")
     return 0
 
 

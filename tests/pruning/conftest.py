@@ -42,6 +42,9 @@ class FakeDecoder:
         self.asked.append((layer, rows.tolist()))
         return self.maps[layer][rows]
 
+    def attentions(self, layers, rows):
+        return torch.stack([self.attention(layer, rows) for layer in layers])
+
     def rows(self, layer):
         left = [index for start, index in sorted(self.left.items()) if start <= layer]
         rows, visual = torch.arange(self.layout.length), self.layout.visual

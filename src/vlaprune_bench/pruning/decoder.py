@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,6 +90,10 @@ class Decoder(Protocol):
         Returns:
             (R, V) float32, mean over heads; 0 for visual tokens that had left before `layer`.
         """
+        ...
+
+    def attentions(self, layers: Sequence[int], rows: Tensor) -> Tensor:
+        """`attention` at several layers: (layers, R, V), for less than one by one on a GPU."""
         ...
 
     def rows(self, layer: int) -> Tensor:

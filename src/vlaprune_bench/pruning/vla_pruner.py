@@ -108,5 +108,5 @@ class VlaPruner(BudgetPruner):
 
         first, beyond = context.layout.action_rows.start, context.layout.action_rows.stop
         rows = torch.arange(first, beyond, device=context.patches.device)
-        attention = [context.decoder.attention(layer, rows).mean(0) for layer in self.action_layers]
-        memory.calls = [*memory.calls, torch.stack(attention).mean(0)][-self.window :]
+        attention_JRV = context.decoder.attentions(self.action_layers, rows)
+        memory.calls = [*memory.calls, attention_JRV.mean(1).mean(0)][-self.window :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -164,26 +165,34 @@ class FlowDecoder(CallDecoder):
         """(K,) bool which keys count; None: all."""
         return None if self._valid_L is None else self._valid_L[segment.key_K]
 
-    def attention(self, layer: int, rows: Tensor) -> Tensor:
-        """Attention from `rows` to the visual tokens at a tapped layer (see Decoder).
+    def attentions(self, layers: Sequence[int], rows: Tensor) -> Tensor:
+        """Attention from `rows` to the visual tokens at tapped layers (see Decoder).
 
         Raises:
-            ValueError: the layer is not tapped or has not run, or did not compute all of `rows`.
+            ValueError: a layer is not tapped or has not run, or did not compute all of `rows`.
             UserError: rows of action tokens, at a layer that no layer of the expert reads.
         """
         length = self.layout.length
         # before the steps ran nobody can ask for them: no GPU is waited for
         if not self._denoised or not bool((rows >= length).any()):
-            return super().attention(layer, rows)
-        result_RV = torch.zeros(len(rows), self.layout.n_visual, device=self._sequence_BLD.device)
+            return super().attentions(layers, rows)
         action = rows >= length
+        result_JRV = torch.zeros(
+            len(layers), len(rows), self.layout.n_visual, device=self._sequence_BLD.device
+        )
         if not bool(action.all()):
-            result_RV[~action] = super().attention(layer, rows[~action])
-        result_RV[action] = self._action_attention(layer, rows[action] - length)
-        return result_RV
+            result_JRV[:, ~action] = super().attentions(layers, rows[~action])
+        looks = [self._action_look(layer) for layer in layers]
+        shapes = [(id(segment), look.keys_BHKd.shape) for segment, look in looks]
+        for _, group in groupby(range(len(layers)), lambda j: shapes[j]):
+            at = list(group)
+            segment = looks[at[0]][0]
+            found = self._action_attention(segment, [looks[j][1] for j in at], rows[action] - length)
+            result_JRV[at[0] : at[-1] + 1, action] = found
+        return result_JRV
 
-    def _action_attention(self, layer: int, rows: Tensor) -> Tensor:
-        """(R, V) attention of action tokens at a step, mean over heads."""
+    def _action_look(self, layer: int) -> tuple[Segment, Look]:
+        """What the expert's layer that reads this one saw at the step looked at."""
         if layer not in self._expert.reads:
             known = " ".join(map(str, self._expert.reads))
             raise UserError(
@@ -194,15 +203,20 @@ class FlowDecoder(CallDecoder):
         look = self._looks.get(index)
         if look is None:
             raise ValueError(f"decoder layer {layer} is not tapped, or has not run yet")
-        segment, config = self.seen_by_layer()[index], self._expert.config
-        queries_RHd = look.queries_BHSd[0, :, -self.layout.n_denoised :].transpose(0, 1)[rows]
-        keys_HKd, n_keys = look.keys_BHKd[0], len(segment.key_K)
-        self.charge(len(rows) * keys_HKd.shape[1] * config.layer.query_width)
+        return self.seen_by_layer()[index], look
+
+    def _action_attention(self, segment: Segment, looks: list[Look], rows: Tensor) -> Tensor:
+        """(layers, R, V) attention of action tokens at a step, mean over heads."""
+        config, n_denoised = self._expert.config, self.layout.n_denoised
+        queries_JHAd = torch.stack([look.queries_BHSd[0, :, -n_denoised:] for look in looks])
+        queries_JRHd = queries_JHAd.transpose(1, 2)[:, rows]
+        keys_JHKd, n_keys = torch.stack([look.keys_BHKd[0] for look in looks]), len(segment.key_K)
+        self.charge(len(looks) * len(rows) * keys_JHKd.shape[2] * config.layer.query_width)
         visible = self._expert.visible_to_actions(
-            self._counts(segment), n_keys, keys_HKd.shape[1], self.layout.n_denoised, rows
+            self._counts(segment), n_keys, keys_JHKd.shape[2], n_denoised, rows
         )
-        attention_RK = mean_attention(queries_RHd, keys_HKd, visible)
-        return self._on_visual(attention_RK, segment.key_K)
+        attention_JRK = mean_attention(queries_JRHd, keys_JHKd, visible)
+        return self._on_visual(attention_JRK, segment.key_K)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

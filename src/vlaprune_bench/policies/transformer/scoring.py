@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from vlaprune_bench.measure.flops import llm_prefill_macs
 from vlaprune_bench.policies.transformer.prefill import DecoderRun
 
 SCORES = 2**24
-"""Attention scores held at once by `CallDecoder.attention` (float32: 64 MiB)."""
+"""Attention scores held at once by `CallDecoder.attentions` (float32: 64 MiB)."""
 
 
 class CallDecoder(DecoderRun):
@@ -21,44 +24,60 @@ class CallDecoder(DecoderRun):
     scoring_macs = 0
 
     def attention(self, layer: int, rows: Tensor) -> Tensor:
-        """Attention from `rows` to the visual tokens at a tapped layer (see Decoder).
+        """Attention from `rows` to the visual tokens at a tapped layer (see Decoder)."""
+        return self.attentions((layer,), rows)[0]
+
+    def attentions(self, layers: Sequence[int], rows: Tensor) -> Tensor:
+        """Attention from `rows` to the visual tokens at tapped layers (see Decoder).
+
+        Layers between which no token left are computed at once: on a GPU what one layer costs is
+        the launching of its kernels.
 
         Raises:
-            ValueError: the layer is not tapped or has not run, or did not compute all of `rows`.
+            ValueError: a layer is not tapped or has not run, or did not compute all of `rows`.
         """
-        if layer not in self._taps:
-            raise ValueError(f"decoder layer {layer} is not tapped, or has not run yet")
-        tap, model = self._taps[layer], self._model
+        if unknown := [layer for layer in layers if layer not in self._taps]:
+            raise ValueError(f"decoder layer {unknown[0]} is not tapped, or has not run yet")
         rows = rows.to(self._sequence_BLD.device)
+        # layers of one segment share the tensor that says which keys they have
+        alike = groupby(layers, lambda layer: id(self._taps[layer].key_K))
+        return torch.cat([self._attentions(list(group), rows) for _, group in alike])
+
+    def _attentions(self, layers: list[int], rows: Tensor) -> Tensor:
+        """(layers, R, V) at layers that computed the same tokens."""
+        taps, model = [self._taps[layer] for layer in layers], self._model
+        tap, n_layers, n_rows = taps[0], len(layers), len(rows)
         position_N = torch.cat(tap.query_N)
         index_R = torch.searchsorted(position_N, rows).clamp_(max=len(position_N) - 1)
         # a GPU would have to be waited for at every look: checked on the CPU alone, where every
         # method is tested
         if rows.device.type == "cpu" and not torch.equal(position_N[index_R], rows):
-            raise ValueError(f"decoder layer {layer} did not compute all rows asked for")
-        queries_RHd = torch.cat(tap.queries_NH)[index_R].view(len(rows), model.heads, -1)
-        queries_RHd = model.rotate(queries_RHd, torch.cat(tap.rope_N)[index_R])
-        keys_HKd = self.cache.keys[layer][0]
-        n_keys = keys_HKd.shape[1]
-        self.charge(len(rows) * n_keys * model.shape.query_width)
+            raise ValueError(f"decoder layer {layers[0]} did not compute all rows asked for")
+        queries_MH = torch.cat([torch.cat(tap.queries_NH)[index_R] for tap in taps])
+        rope_M = torch.cat(tap.rope_N)[index_R].repeat(n_layers)
+        queries_MHd = model.rotate(queries_MH.view(len(queries_MH), model.heads, -1), rope_M)
+        queries_JRHd = queries_MHd.unflatten(0, (n_layers, n_rows))
+        keys_JHKd = torch.stack([self.cache.keys[layer][0] for layer in layers])
+        n_keys = keys_JHKd.shape[2]
+        self.charge(n_layers * n_rows * n_keys * model.shape.query_width)
 
         decoded = self.layout.length + torch.arange(n_keys - len(tap.key_K), device=rows.device)
         key_K = torch.cat([tap.key_K, decoded])
-        chunk = max(1, SCORES // (model.heads * n_keys))
+        chunk = max(1, SCORES // (n_layers * model.heads * n_keys))
         parts = [
-            mean_attention(queries, keys_HKd, self.visible(row, key_K))
-            for queries, row in zip(queries_RHd.split(chunk), rows.split(chunk), strict=True)
+            mean_attention(queries, keys_JHKd, self.visible(row, key_K))
+            for queries, row in zip(queries_JRHd.split(chunk, 1), rows.split(chunk), strict=True)
         ]
-        return self._on_visual(torch.cat(parts), tap.key_K)
+        return self._on_visual(torch.cat(parts, 1), tap.key_K)
 
-    def _on_visual(self, attention_RK: Tensor, key_K: Tensor) -> Tensor:
-        """(R, V) of attention to keys at these positions and to what may follow them."""
+    def _on_visual(self, attention_JRK: Tensor, key_K: Tensor) -> Tensor:
+        """(layers, R, V) of attention to keys at these positions and to what may follow them."""
         # the visual tokens still there stand together, ascending
         first, n_visual = self.layout.visual.start, self.layout.n_visual
         there = slice(first, first + len(key_K) - (self.layout.length - n_visual))
-        result_RV = torch.zeros(len(attention_RK), n_visual, device=attention_RK.device)
-        result_RV[:, key_K[there] - first] = attention_RK[:, there]
-        return result_RV
+        result_JRV = attention_JRK.new_zeros(*attention_JRK.shape[:2], n_visual)
+        result_JRV[..., key_K[there] - first] = attention_JRK[..., there]
+        return result_JRV
 
     def rows(self, layer: int) -> Tensor:
         """Positions of the prefill's tokens that a layer computed (see Decoder).
@@ -145,13 +164,13 @@ class CallDecoder(DecoderRun):
         return scores_1V[0] / (model.heads * q_HW.shape[-1] ** 0.5)
 
 
-def mean_attention(queries_RHd: Tensor, keys_HKd: Tensor, visible_RK: Tensor | None) -> Tensor:
-    """(R, K) float32 softmax of q k^T / sqrt(head_dim), mean over heads."""
-    kv_heads, _, head_dim = keys_HKd.shape
+def mean_attention(queries_JRHd: Tensor, keys_JHKd: Tensor, visible_RK: Tensor | None) -> Tensor:
+    """(layers, R, K) float32 softmax of q k^T / sqrt(head_dim), mean over heads."""
+    kv_heads, head_dim = keys_JHKd.shape[1], keys_JHKd.shape[-1]
     # query heads that share a key head stand next to each other
-    queries_HQd = queries_RHd.unflatten(1, (kv_heads, -1)).permute(1, 2, 0, 3).flatten(1, 2)
-    scores_HQK = (queries_HQd @ keys_HKd.transpose(1, 2)).float() * head_dim**-0.5
-    scores_HgRK = scores_HQK.unflatten(1, (-1, len(queries_RHd)))
+    queries_JHQd = queries_JRHd.unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    scores_JHQK = (queries_JHQd @ keys_JHKd.transpose(2, 3)).float() * head_dim**-0.5
+    scores_JHgRK = scores_JHQK.unflatten(2, (-1, queries_JRHd.shape[1]))
     if visible_RK is not None:
-        scores_HgRK = scores_HgRK.masked_fill(~visible_RK, float("-inf"))
-    return scores_HgRK.softmax(-1).mean((0, 1))
+        scores_JHgRK = scores_JHgRK.masked_fill(~visible_RK, float("-inf"))
+    return scores_JHgRK.softmax(-1).mean((1, 2))
