@@ -186,8 +186,8 @@ class FlowDecoder(CallDecoder):
         shapes = [(id(segment), look.keys_BHKd.shape) for segment, look in looks]
         for _, group in groupby(range(len(layers)), lambda j: shapes[j]):
             at = list(group)
-            segment = looks[at[0]][0]
-            found = self._action_attention(segment, [looks[j][1] for j in at], rows[action] - length)
+            segment, seen = looks[at[0]][0], [looks[j][1] for j in at]
+            found = self._action_attention(segment, seen, rows[action] - length)
             result_JRV[at[0] : at[-1] + 1, action] = found
         return result_JRV
 
