@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from vlaprune_bench.lite import arena, fixtures, objects, textures
+from vlaprune_bench.lite import arena, fixtures, look, objects, textures
 from vlaprune_bench.types import UserError
 
 MARKER = "vlaprune-lite.json"
@@ -77,6 +77,7 @@ def write_assets(folder: Path, key: str) -> None:
         "objects": objects.write_objects(folder),
         "fixtures": fixtures.write_fixtures(folder),
         "arenas": arena.write_arenas(folder),
+        "robot": look.write_look(folder),
     }
     marker = {
         "generator": key,

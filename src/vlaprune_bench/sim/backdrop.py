@@ -1,6 +1,6 @@
 """What does not move before a camera that does not move, drawn once and put behind what does.
 
-A frame is decided sample by sample (four a pixel) by depth: which of all surfaces is nearest. So
+A frame is decided sample by sample (one or four a pixel) by depth: which of all surfaces is nearest. So
 the surfaces of things at rest may be drawn once and kept, colour and depth of every sample, and
 only what moves is drawn anew; then each sample takes the nearer of the two. No pixel differs.
 """
@@ -17,15 +17,22 @@ void main() { gl_Position = gl_Vertex; }
 """
 _FRAGMENT = """
 #version 150 compatibility
-#extension GL_ARB_sample_shading : require
-uniform sampler2DMS colour;
-uniform sampler2DMS depth;
-void main() {
+{extension}
+uniform {sampler} colour;
+uniform {sampler} depth;
+void main() {{
     ivec2 at = ivec2(gl_FragCoord.xy);
-    gl_FragColor = texelFetch(colour, at, gl_SampleID);
-    gl_FragDepth = texelFetch(depth, at, gl_SampleID).r;
-}
+    gl_FragColor = texelFetch(colour, at, {sample});
+    gl_FragDepth = texelFetch(depth, at, {sample}).r;
+}}
 """
+_ONE = {"extension": "", "sampler": "sampler2D", "sample": "0"}
+_SEVERAL = {
+    "extension": "#extension GL_ARB_sample_shading : require",
+    "sampler": "sampler2DMS",
+    "sample": "gl_SampleID",
+}
+"""How a sample is read where a pixel has one, and where it has several."""
 
 
 class Backdrop:
@@ -46,8 +53,8 @@ class Backdrop:
 
         self._gl, self._size, self._target = GL, size, int(context.offFBO)
         samples = int(context.offSamples)
-        if samples < 2:
-            raise RuntimeError("the offscreen buffer has one sample a pixel")
+        several = samples > 1
+        self._kind = GL.GL_TEXTURE_2D_MULTISAMPLE if several else GL.GL_TEXTURE_2D
         colour, depth = (
             self._format(buffer) for buffer in (context.offColor, context.offDepthStencil)
         )
@@ -60,21 +67,23 @@ class Backdrop:
             (GL.GL_COLOR_ATTACHMENT0, GL.GL_DEPTH_STENCIL_ATTACHMENT),
             strict=True,
         ):
-            GL.glBindTexture(GL.GL_TEXTURE_2D_MULTISAMPLE, texture)
-            GL.glTexImage2DMultisample(
-                GL.GL_TEXTURE_2D_MULTISAMPLE, samples, kind, size, size, True
-            )
-            GL.glFramebufferTexture2D(
-                GL.GL_FRAMEBUFFER, place, GL.GL_TEXTURE_2D_MULTISAMPLE, texture, 0
-            )
-        GL.glBindTexture(GL.GL_TEXTURE_2D_MULTISAMPLE, 0)
+            GL.glBindTexture(self._kind, texture)
+            if several:
+                GL.glTexImage2DMultisample(self._kind, samples, kind, size, size, True)
+            else:
+                GL.glTexStorage2D(self._kind, 1, kind, size, size)
+                GL.glTexParameteri(self._kind, GL.GL_TEXTURE_MIN_FILTER, GL.GL_NEAREST)
+            GL.glFramebufferTexture2D(GL.GL_FRAMEBUFFER, place, self._kind, texture, 0)
+        GL.glBindTexture(self._kind, 0)
         whole = GL.glCheckFramebufferStatus(GL.GL_FRAMEBUFFER) == GL.GL_FRAMEBUFFER_COMPLETE
         GL.glBindFramebuffer(GL.GL_FRAMEBUFFER, self._target)
         if not whole:
             raise RuntimeError("no buffer of the offscreen buffer's kind")
         self._program = shaders.compileProgram(
             shaders.compileShader(_VERTEX, GL.GL_VERTEX_SHADER),
-            shaders.compileShader(_FRAGMENT, GL.GL_FRAGMENT_SHADER),
+            shaders.compileShader(
+                _FRAGMENT.format(**(_SEVERAL if several else _ONE)), GL.GL_FRAGMENT_SHADER
+            ),
             validate=False,
         )
         self._places = [
@@ -112,13 +121,13 @@ class Backdrop:
         gl.glUseProgram(self._program)
         for unit, (texture, place) in enumerate(zip(self._textures, self._places, strict=True)):
             gl.glActiveTexture(gl.GL_TEXTURE0 + unit)
-            gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE, texture)
+            gl.glBindTexture(self._kind, texture)
             gl.glUniform1i(place, unit)
         gl.glRectf(-1, -1, 1, 1)
         gl.glUseProgram(0)
         for unit in (1, 0):
             gl.glActiveTexture(gl.GL_TEXTURE0 + unit)
-            gl.glBindTexture(gl.GL_TEXTURE_2D_MULTISAMPLE, 0)
+            gl.glBindTexture(self._kind, 0)
         gl.glPopAttrib()
 
     def _format(self, buffer: int) -> int:

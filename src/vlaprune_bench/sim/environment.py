@@ -20,6 +20,7 @@ import numpy as np
 from vlaprune_bench.sim.assets import AssetSet
 from vlaprune_bench.sim.damage import blaming
 from vlaprune_bench.sim.gl import drawing
+from vlaprune_bench.sim.look import dress
 from vlaprune_bench.sim.package import import_libero, quiet
 from vlaprune_bench.sim.pro import register_objects
 from vlaprune_bench.sim.problem import with_objects
@@ -291,6 +292,22 @@ class SeededEnvironment:
             name="vlaprune_cameras", sensor=cameras, sampling_rate=inner.control_freq, active=False
         )
 
+    @contextlib.contextmanager
+    def _dressed(self) -> Iterator[None]:
+        """Models built inside the block look as the assets' own `look.xml` wants them to."""
+        domain = self._envs.bddl_base_domain.BDDLBaseDomain
+        load_model = domain._load_model
+
+        def dressed(inner: Any) -> None:
+            load_model(inner)
+            dress(inner.model.root, self._assets.path)
+
+        domain._load_model = dressed
+        try:
+            yield
+        finally:
+            domain._load_model = load_model
+
     def _place(self, attempt: Callable[[], T]) -> T:
         """Call `attempt` until the placement sampler succeeds, as the reference does.
 
@@ -299,7 +316,7 @@ class SeededEnvironment:
         from robosuite.utils.errors import RandomizationError
 
         for _ in range(MAX_PLACEMENT_TRIES):
-            with global_generator(self._random) as after:
+            with global_generator(self._random) as after, self._dressed():
                 try:
                     return attempt()
                 except RandomizationError:
