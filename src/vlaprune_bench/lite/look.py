@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
             vertices.append([float(x) for x in words[:3]])
         elif kind == "f":
             first, *rest = (int(word.split("/")[0]) - 1 for word in words)
-            triangles += [(first, b, c) for b, c in zip(rest, rest[1:], strict=False)]
+            triangles += [(first, b, c) for b, c in pairwise(rest)]
     return np.array(vertices), np.array(triangles)
 
 

@@ -1,8 +1,9 @@
 """What does not move before a camera that does not move, drawn once and put behind what does.
 
-A frame is decided sample by sample (one or four a pixel) by depth: which of all surfaces is nearest. So
-the surfaces of things at rest may be drawn once and kept, colour and depth of every sample, and
-only what moves is drawn anew; then each sample takes the nearer of the two. No pixel differs.
+A frame is decided sample by sample (one or four a pixel) by depth: which of all surfaces is
+nearest. So the surfaces of things at rest may be drawn once and kept, colour and depth of every
+sample, and only what moves is drawn anew; then each sample takes the nearer of the two. No pixel
+differs.
 """
 
 from __future__ import annotations
