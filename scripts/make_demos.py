@@ -43,31 +43,35 @@ CHUNK = 8
 QUALITY = 95
 NOISY_SHARE = 0.6
 SIGMA = 0.4
+TURN_SIGMA = 0.15
+"""As `SIGMA`, of the rotation: against the expert's corrections the hand turns 0.1 to 0.2 rad."""
 BURST_CHANCE, BURST_STEPS = 0.06, (4, 12)
 SAVE_EVERY = 5
 JPEGS = ("agentview_jpeg", "wrist_jpeg")
 
 
 class Noise:
-    """Bursts of a push in one direction, shaken."""
+    """Bursts of a push in one direction and a turn about one axis, shaken."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, turns: float = TURN_SIGMA) -> None:
+        """`turns` is the size of the turns in action units; 0: pushes only."""
         self._rng = rng
         self._on = rng.random() < NOISY_SHARE
         self._left = 0
-        self._push = np.zeros(3)
+        self._sigma = np.array([SIGMA] * 3 + [turns] * 3)
+        self._push = np.zeros(6)
 
     def __call__(self, action: np.ndarray) -> np.ndarray:
         """The action to execute."""
         rng = self._rng
         if self._on and self._left == 0 and rng.random() < BURST_CHANCE:
             self._left = int(rng.integers(*BURST_STEPS))
-            self._push = SIGMA * rng.standard_normal(3)
+            self._push = self._sigma * rng.standard_normal(6)
         if self._left == 0:
             return action
         self._left -= 1
         shaken = action.copy()
-        shaken[:3] += self._push + 0.5 * SIGMA * rng.standard_normal(3)
+        shaken[:6] += self._push + 0.5 * self._sigma * rng.standard_normal(6)
         return np.clip(shaken, -1.0, 1.0)
 
 

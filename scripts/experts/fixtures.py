@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from experts.motion import CLOSE, steer
+from experts.motion import CLOSE, rotated, steer
 from experts.skills import Expert, Grasping, Grip
 from experts.world import World
 
-YAW = 0.1
-"""Rotation action while a knob is turned (0.05 rad)."""
+YAW_RAD = 0.05
+"""How far ahead of the hand's yaw the wanted one is while a knob is turned."""
 
 
 class Pull(Grasping):
@@ -30,18 +30,25 @@ class Pull(Grasping):
         if left < 0.0 or self._steps > 100:
             return self._enter(self._release, world)
         way = self._back * (left + 0.03)
-        return np.array([*steer(way, 0.7), 0.0, 0.0, 0.0, CLOSE])
+        return self._action(world, steer(way, 0.7), CLOSE)
 
 
 class TurnKnob(Grasping):
     """Turn what is gripped about the vertical until the goal holds."""
+
+    def _wanted(self, world: World) -> np.ndarray:
+        if not self.holding:
+            return self._turned
+        since = world.hand_turn @ self._turned.T
+        yaw = np.arctan2(since[1, 0], since[0, 0]) + YAW_RAD
+        return rotated(self._turned, (0.0, 0.0, float(yaw)))
 
     def _move(self, world: World) -> np.ndarray:
         self.holding = self.near = True
         if world.solved() or self._steps > 100:
             return self._enter(self._release, world)
         way = self.target + self._offset - world.hand
-        return np.array([*steer(way, 0.3), 0.0, 0.0, YAW, CLOSE])
+        return self._action(world, steer(way, 0.3), CLOSE)
 
 
 class Sequence:

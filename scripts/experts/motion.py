@@ -11,8 +11,9 @@ STEP_M = 0.05
 STEP_RAD = 0.5
 GAIN = 1.6
 TURN_LIMIT = 0.4
-TURN_TOLERANCE = 0.03
-"""Below it (rad) exactly no rotation is sent: the controller then holds what it was told last."""
+TURN_GAIN = 1.0
+TURN_TOLERANCE = 0.07
+"""Orientation error (rad) below which the hand counts as turned."""
 
 
 def steer(way: np.ndarray, limit: float = 1.0) -> np.ndarray:
@@ -29,22 +30,31 @@ def steer(way: np.ndarray, limit: float = 1.0) -> np.ndarray:
     return action / max(1.0, float(np.abs(action).max()) / limit)
 
 
-def turn(now: np.ndarray, wanted: np.ndarray, axes: tuple[float, float, float]) -> np.ndarray:
-    """Rotation part of an action.
+def turn(now: np.ndarray, wanted: np.ndarray, gain: float = TURN_GAIN) -> np.ndarray:
+    """Rotation part of an action: the way to an orientation, in proportion to what is missing.
+
+    Any rotation sent makes the controller let go of the orientation it was told before, so the
+    smallest error is answered: what keeps the hand's orientation is this, never the controller.
 
     Args:
         now: (3, 3) orientation of the hand.
         wanted: (3, 3) orientation to reach.
-        axes: World axes the hand is turned about: those not zero. About the others it is let be:
-            where the arm bends a little under load, correcting it would fight the controller.
+        gain: Share of the error an action asks to mend.
 
     Returns:
-        (3,), exactly zero where it is turned well enough.
+        (3,), its direction kept where the largest component is scaled down to `TURN_LIMIT`.
     """
-    vector = Rotation.from_matrix(wanted @ now.T).as_rotvec() * (np.array(axes) != 0.0)
-    if np.linalg.norm(vector) < TURN_TOLERANCE:
-        return np.zeros(3)
-    return np.clip(vector / STEP_RAD, -TURN_LIMIT, TURN_LIMIT)
+    action = gain * _error(now, wanted) / STEP_RAD
+    return action / max(1.0, float(np.abs(action).max()) / TURN_LIMIT)
+
+
+def is_turned(now: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether the hand is turned well enough to go on."""
+    return bool(np.linalg.norm(_error(now, wanted)) < TURN_TOLERANCE)
+
+
+def _error(now: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    return Rotation.from_matrix(wanted @ now.T).as_rotvec()
 
 
 def rotated(base: np.ndarray, vector: tuple[float, float, float]) -> np.ndarray:

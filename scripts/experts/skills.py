@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from experts.motion import CLOSE, OPEN, funnel, rotated, steer, turn
+from experts.motion import CLOSE, OPEN, funnel, is_turned, rotated, steer, turn
 from experts.world import World
 
 ARRIVED_M = 0.007
@@ -57,8 +57,6 @@ class Grip:
     """From its position to the fingertips' (turned with `rotate`'s yaw)."""
     rotate: Vector = (0.0, 0.0, 0.0)
     """Turn of the hand away from how it hangs at the start: world axis times angle."""
-    about: Vector | None = None
-    """World axes the hand is turned about: those not zero (None: those of `rotate`)."""
     back: Vector = UP
     """Unit vector to where the hand comes from."""
     hover: float = 0.10
@@ -94,7 +92,6 @@ class Grasping:
         """Begin from wherever the hand is; `home` is its orientation at the episode's start."""
         self.grip = grip
         self._turned = rotated(home, grip.rotate)
-        self._about = grip.about or grip.rotate
         yaw = rotated(np.eye(3), (0.0, 0.0, grip.rotate[2]))
         self._offset, self._slide = yaw @ grip.offset, yaw @ grip.slide
         self._back = np.array(grip.back)
@@ -117,21 +114,28 @@ class Grasping:
         self._stage, self._steps = stage, 0
         return stage(world)
 
+    def _wanted(self, world: World) -> np.ndarray:
+        """(3, 3) orientation to turn to, or to keep."""
+        return self._turned
+
+    def _action(self, world: World, move: np.ndarray, fingers: float) -> np.ndarray:
+        return np.array([*move, *turn(world.hand_turn, self._wanted(world)), fingers])
+
     def _approach(self, world: World) -> np.ndarray:
         way = self.target + self._offset + self._slide - world.hand
         across = float(np.linalg.norm(way - self._back * (way @ self._back)))
         self.holding, self.near = False, across < 0.03
-        turning = turn(world.hand_turn, self._turned, self._about)
+        turned = is_turned(world.hand_turn, self._turned)
         far, moved = np.linalg.norm(way), np.linalg.norm(world.hand - self._before)
         self._before = world.hand
         arrived = far < ARRIVED_M or (far < STUCK_M and moved < STUCK_STEP_M)
-        if arrived and not turning.any():
+        if arrived and turned:
             self._grasp = world.hand
             return self._enter(self._close, world)
-        stay = 0.4 * self.grip.hover if turning.any() else 0.0
+        stay = 0.0 if turned else 0.4 * self.grip.hover
         way += self._back * max(funnel(across, self.grip.hover), stay)
         limit = 1.0 if way[2] < -0.05 or across > 0.05 else 0.5
-        return np.array([*steer(way, limit), *turning, OPEN])
+        return self._action(world, steer(way, limit), OPEN)
 
     def _close(self, world: World) -> np.ndarray:
         self.near = True
@@ -140,7 +144,7 @@ class Grasping:
             self._held = world.hand - self.target
             return self._enter(self._move, world)
         way = self.target + self._offset - world.hand if any(self.grip.slide) else np.zeros(3)
-        return np.array([*steer(way, 0.3), 0.0, 0.0, 0.0, CLOSE])
+        return self._action(world, steer(way, 0.3), CLOSE)
 
     def _move(self, world: World) -> np.ndarray:
         raise NotImplementedError
@@ -153,9 +157,9 @@ class Grasping:
     def _release(self, world: World) -> np.ndarray:
         self.near, self.holding = self._steps < RELEASE_STEPS, False
         if self._steps < RELEASE_STEPS:
-            return np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, OPEN])
+            return self._action(world, np.zeros(3), OPEN)
         self.done = self._steps >= RELEASE_STEPS + RETREAT_STEPS
-        return np.array([*(0.8 * self._back), 0.0, 0.0, 0.0, OPEN])
+        return self._action(world, 0.8 * self._back, OPEN)
 
 
 class PickPlace(Grasping):
@@ -189,7 +193,7 @@ class PickPlace(Grasping):
             return self._enter(self._release, world)
         way = self._way(end, hand, across)
         limit = 0.5 if across < 0.03 and way[2] > -0.06 else 1.0
-        return np.array([*steer(way, limit), 0.0, 0.0, 0.0, CLOSE])
+        return self._action(world, steer(way, limit), CLOSE)
 
     def _arrived(self, end: np.ndarray, hand: np.ndarray) -> bool:
         """At the end, or close to it and stopped by something."""

@@ -68,7 +68,6 @@ BOWL_TO_DRAWER = (
         BOWL,
         (0.0, RIM, BOWL_GRASP),
         rotate=(0.0, -0.52, 0.0),
-        about=(1.0, 1.0, 1.0),
         out=(-0.07, 0.0, 0.0),
         lift=0.10,
     ),

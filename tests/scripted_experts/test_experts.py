@@ -11,10 +11,11 @@ from types import ModuleType
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from experts.motion import funnel, steer, turn
+from experts.motion import STEP_RAD, TURN_LIMIT, funnel, is_turned, steer, turn
 from experts.tasks import make_expert
 from experts.world import DEMO_SEED, SampledTask, World
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
@@ -49,14 +50,26 @@ def test_steering_keeps_its_direction_within_the_limit():
     assert np.allclose(fast, [0.5, 0.25, 0.0])
 
 
-def test_no_rotation_is_sent_where_none_is_asked_for():
-    from scipy.spatial.transform import Rotation
+def turned_by(vector: list[float]) -> np.ndarray:
+    return Rotation.from_rotvec(vector).as_matrix()
 
-    bent = Rotation.from_rotvec([0.1, 0.0, 0.5]).as_matrix()
-    assert not turn(bent, np.eye(3), (0.0, 0.0, 0.0)).any()
-    about_z = turn(bent, np.eye(3), (0.0, 0.0, 1.0))
-    assert about_z[2] == pytest.approx(-0.4)
-    assert not about_z[:2].any()
+
+def test_turning_answers_the_smallest_error_and_is_clipped():
+    home = turned_by([np.pi, 0.0, 0.0])
+    small = turn(turned_by([0.0, 0.01, 0.0]) @ home, home)
+    assert np.allclose(small, [0.0, -0.02, 0.0])
+    large = turn(turned_by([0.3, 0.0, 0.6]) @ home, home)
+    assert np.allclose(large, [-0.2, 0.0, -TURN_LIMIT])
+    assert is_turned(turned_by([0.0, 0.05, 0.0]) @ home, home)
+    assert not is_turned(turned_by([0.1, 0.0, 0.0]) @ home, home)
+
+
+def test_turning_ends_at_the_wanted_orientation():
+    """As if the controller did what it is asked to."""
+    now, wanted = turned_by([0.2, -0.1, 0.8]), turned_by([0.0, 0.3, 0.0])
+    for _ in range(20):
+        now = Rotation.from_rotvec(STEP_RAD * turn(now, wanted)).as_matrix() @ now
+    assert np.allclose(now, wanted, atol=1e-6)
 
 
 def test_funnel_ends_at_the_ground_and_at_its_height():
@@ -92,6 +105,22 @@ def test_demonstrations_never_begin_at_an_init_state(lite, suite):
 
 
 @pytest.mark.sim
+def test_expert_turns_a_disturbed_hand_back(lite):
+    """Only the turns of its actions are executed, after a push of the hand's orientation."""
+    with SampledTask(TaskKey("libero_object", 0, lite)) as env:
+        env.reset(0)
+        world = World(env)
+        expert, home = make_expert(env.suite, env.task, world), world.hand_turn
+        for _ in range(8):
+            env.step(np.array([0.0, 0.0, 0.2, 0.2, -0.15, 0.2, -1.0]), look=False)
+        far = Rotation.from_matrix(home @ world.hand_turn.T).magnitude()
+        for _ in range(25):
+            env.step(np.array([0.0, 0.0, 0.0, *expert.act(world)[3:6], -1.0]), look=False)
+        assert far > 0.2
+        assert Rotation.from_matrix(home @ world.hand_turn.T).magnitude() < 0.03
+
+
+@pytest.mark.sim
 @pytest.mark.parametrize(("suite", "task"), [("libero_spatial", 4), ("libero_object", 0)])
 def test_expert_solves_an_init_state(lite, suite, task):
     with LiberoTask(TaskKey(suite, task, lite)) as env:
@@ -108,16 +137,20 @@ def script() -> ModuleType:
     return module
 
 
-def test_noise_pushes_translation_only_and_not_always():
+@pytest.mark.parametrize("turns", [None, 0.0])
+def test_noise_pushes_and_turns_but_not_always(turns):
     make_demos = script()
     action = np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.1, 1.0])
     pushed = []
     for seed in range(20):
-        noise = make_demos.Noise(np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        noise = make_demos.Noise(rng) if turns is None else make_demos.Noise(rng, turns)
         executed = np.array([noise(action) for _ in range(200)])
-        assert np.array_equal(executed[:, 3:], np.tile(action[3:], (200, 1)))
+        assert (executed[:, 6] == 1.0).all()
         assert np.abs(executed).max() <= 1.0
-        pushed.append((executed != action).any(axis=1).mean())
+        moved, turned = executed[:, :3] != action[:3], executed[:, 3:6] != action[3:6]
+        assert np.array_equal(turned.all(axis=1), moved.any(axis=1) & (turns is None))
+        pushed.append(moved.any(axis=1).mean())
     assert min(pushed) == 0.0
     assert 0.1 < max(pushed) < 0.9
 
@@ -144,7 +177,7 @@ def test_demonstrations_are_written_and_resumed(tmp_path, monkeypatch):
             assert np.array_equal(chunk[gap:], ahead[: 8 - gap])
         assert np.abs(chunk).max() <= 1.0
         assert set(chunk[:, 6]) <= {-1.0, 1.0}
-        assert not chunk[:, 3:6].any()  # this suite needs no rotation, so exactly none is taught
+        assert np.abs(chunk[:, 3:6]).max() <= TURN_LIMIT
         for name in make_demos.JPEGS:
             assert Image.open(io.BytesIO(row[name])).size == (256, 256)
     assert any(row["holding"] for row in rows)
