@@ -26,7 +26,7 @@ import tyro
 from make_tiny import make_tokenizer
 from tiny.data import Demos, load_demos
 from tiny.network import TinyOFT, export, initialise, make_config, prompt_ids, speed_up
-from tiny.train import Optimisation, Trainer
+from tiny.train import Optimisation, Trainer, choose_dtype
 
 from vlaprune_bench.types import UserError
 
@@ -76,21 +76,19 @@ def main(settings: Settings, stop: threading.Event | None = None) -> None:
     run = Run(settings)
     print(
         f"{len(run.demos)} samples, {len(run.demos.instructions)} instructions, "
-        f"{sum(p.numel() for p in run.trainer.master.values()):,} parameters, "
+        f"{sum(p.numel() for p in run.trainer.master.values()):,} parameters, {run.dtype}, "
         f"step {run.trainer.step} of {settings.train.steps}",
         flush=True,
     )
     saved = time.monotonic()
-    while run.trainer.step < settings.train.steps and not stop.is_set():
-        if time.monotonic() > deadline:
+    while not stop.is_set() and time.monotonic() < deadline:
+        if run.evaluation_due:
+            run.evaluate(stop)
+        if stop.is_set() or run.trainer.step >= settings.train.steps:
             break
         run.trainer.train_step()
-        step = run.trainer.step
-        if step % 50 == 0:
+        if run.trainer.step % 50 == 0:
             run.report()
-        last = step == settings.train.steps
-        if settings.rollout_every and (last or step % settings.rollout_every == 0):
-            run.evaluate()
         if time.monotonic() - saved > 60.0 * settings.save_minutes:
             run.save()
             saved = time.monotonic()
@@ -116,11 +114,13 @@ class Run:
             s.demos, s.cache.expanduser(), IMAGE, list(s.suites), list(s.tasks), s.out / "last"
         )
         torch.manual_seed(s.train.seed)
-        model = TinyOFT(self.config)
+        self.dtype = choose_dtype(s.train.dtype, self.state)
+        # the backward pass of fused attention in bfloat16 is several times slower on a CPU
+        model = TinyOFT(self.config, "eager" if self.dtype == "bfloat16" else "sdpa")
         initialise(model, s.train.seed, torch.from_numpy(self.demos.fixed))
         speed_up(model, s.compile)
         prompts = [prompt_ids(self.tokenizer, self.config, t) for t in self.demos.instructions]
-        self.trainer = Trainer(model, self.demos, prompts, s.train)
+        self.trainer = Trainer(model, self.demos, prompts, s.train, self.dtype)
         if self.state.is_file():
             self.trainer.load(self.state, self.size)
 
@@ -158,8 +158,19 @@ class Run:
             flush=True,
         )
 
-    def evaluate(self) -> None:
-        """Held-out episodes with the averaged weights; keep them if none did better."""
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether held-out episodes are wanted at this step, and are not there."""
+        every, step = self.settings.rollout_every, self.trainer.step
+        if not every or not step or (step % every and step < self.settings.train.steps):
+            return False
+        return all(row["step"] != step for row in self.trainer.rollouts)
+
+    def evaluate(self, stop: threading.Event) -> None:
+        """Held-out episodes with the averaged weights; keep them if none did better.
+
+        Nothing is kept of episodes cut short by `stop`: the same command runs them anew.
+        """
         from tiny.rollouts import roll_out
 
         self.save()
@@ -168,7 +179,9 @@ class Run:
             (self.demos.suites[s], int(t))
             for s, t in zip(self.demos.suite_N, self.demos.task_N, strict=True)
         }
-        rows = roll_out(last, sorted(pairs), self.settings.episodes)
+        rows = roll_out(last, sorted(pairs), self.settings.episodes, stop.is_set)
+        if rows is None:
+            return
         step = self.trainer.step
         self.trainer.rollouts += [{"step": step, **row} for row in rows]
         rate = sum(row["success"] for row in rows) / len(rows)

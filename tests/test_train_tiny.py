@@ -1,7 +1,7 @@
 """scripts/train_tiny.py: the network it trains is the one inference runs, and runs can go on."""
 
 import io
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from PIL import Image
 from vlaprune_bench.policies import load_policy
 from vlaprune_bench.policies.normalize import Bounds, robot_state, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
+from vlaprune_bench.pruning.base import Pruner, Selection
 from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.sim.assets import resolve_assets
@@ -118,50 +119,135 @@ def test_continuing_changes_nothing(script, settings, trained, tmp_path):
     assert [r["loss"] for r in whole["log"]] == [r["loss"] for r in pieces["log"]]
 
 
+def test_nothing_leaves_where_none_shall(script, settings):
+    optimisation = replace(settings.train, token_dropout=0.0)
+    run = script.Run(replace(settings, train=optimisation))
+    assert run.trainer._leaving(np.random.default_rng(0)) is None
+
+
+def test_a_run_keeps_its_dtype(script, settings, trained):
+    from tiny.train import choose_dtype
+
+    assert choose_dtype("auto", trained / "state.pt") == "float32"
+    assert choose_dtype("bfloat16", trained / "state.pt") == "bfloat16"
+    assert choose_dtype("auto", trained / "none.pt") in ("float32", "bfloat16")
+
+
 def test_another_shape_is_refused(script, settings, trained):
     with pytest.raises(UserError, match="width 32, not 64"):
         script.main(replace(settings, width=64))
 
 
-def test_training_computes_what_inference_does(script, settings, trained):
-    """On frames and a state, through the files: training's forward and the policy's."""
+@dataclass(frozen=True)
+class Given(Pruner):
+    """Keeps the tokens it is told to, before the layer it is told."""
+
+    kept: tuple[int, ...] = ()
+    at: int = 0
+    renumber: bool = False
+    name = "given"
+
+    @property
+    def layers(self):
+        return (self.at,)
+
+    @property
+    def renumber_positions(self):
+        return self.renumber
+
+    def select(self, context, memory):
+        return Selection(torch.tensor(self.kept))
+
+
+def some_observation():
     rng = np.random.default_rng(5)
-    seen = Observation(
+    return Observation(
         eef_pos=rng.uniform(-0.1, 0.1, 3),
         eef_quat=np.array([1.0, 0.0, 0.0, 0.0]),
         gripper_qpos=np.array([0.04, -0.04]),
         images=rng.integers(0, 255, (2, 256, 256, 3), dtype=np.uint8),
     )
-    policy = load_policy(str(trained / "last"), NoPruning(), suite=SUITE, device="cpu")
-    assert policy.info.trained
-    assert policy.info.grids == ((4, 4), (4, 4))
+
+
+@pytest.fixture(scope="module")
+def run(script, settings, trained):
+    """A run that computes with the weights that were written."""
+    run = script.Run(settings)
+    run.trainer.average = {k: v.half().float() for k, v in run.trainer.average.items()}
+    return run
+
+
+def acted_on(folder, method, seen):
+    """The policy, what it remembers, and what it does on an observation."""
+    policy = load_policy(str(folder / "last"), method, suite=SUITE, device="cpu")
     memory = policy.start(INSTRUCTIONS[1], 0)
     poses = np.concatenate([seen.eef_pos, seen.eef_quat])[None]
-    acted = policy.act(memory, seen, poses).actions
+    return policy, memory, policy.act(memory, seen, poses)
 
-    run = script.Run(settings)
-    prompts = run.trainer.prompts
-    assert torch.equal(prompts[run.demos.instructions.index(INSTRUCTIONS[1])], memory.prompt_T)
-    frames = prepare_frames(seen.images, OPENVLA_PROTOCOL, script.IMAGE, torch.device("cpu"))
-    one = torch.ones(1, 2)
+
+def trained_on(run, policy, memory, seen, leaving=None):
+    """Training's forward on the same: normalised actions and the text-vision scores."""
     from tiny.network import pixels
 
+    frames = prepare_frames(seen.images, OPENVLA_PROTOCOL, 224, torch.device("cpu"))
+    one = torch.ones(1, 2)
     x = pixels(frames.byte()[None], one, 0 * one, torch.float32)
     torch.testing.assert_close(x, pixel_values(frames, torch.float32), atol=1e-5, rtol=1e-5)
     proprio = torch.from_numpy(policy.proprio_bounds.normalize(robot_state(seen))).float()
-    run.trainer.average = {k: v.half().float() for k, v in run.trainer.average.items()}
     with torch.no_grad(), run.trainer.averaged():
-        actions, _, scores = run.trainer.model(x, proprio[None], memory.prompt_T)
-    motion = policy.action_bounds.unnormalize(actions[0].numpy())[:, :6]
-    np.testing.assert_allclose(acted[:, :6], motion, atol=2e-5)
+        actions, _, scores = run.trainer.model(x, proprio[None], memory.prompt_T, leaving)
+    return policy.action_bounds.unnormalize(actions[0].numpy()), scores[0]
+
+
+def test_training_computes_what_inference_does(run, settings):
+    """On frames and a state, through the files: training's forward and the policy's."""
+    seen = some_observation()
+    policy, memory, acted = acted_on(settings.out, NoPruning(), seen)
+    assert policy.info.trained
+    assert policy.info.grids == ((4, 4), (4, 4))
+    prompts = run.trainer.prompts
+    assert torch.equal(prompts[run.demos.instructions.index(INSTRUCTIONS[1])], memory.prompt_T)
+    actions, scores = trained_on(run, policy, memory, seen)
+    np.testing.assert_allclose(acted.actions[:, :6], actions[:, :6], atol=2e-5)
     # nobody rotated in the demonstrations: exactly nothing is sent
-    assert (acted[:, 3:6] == 0.0).all()
-    assert set(np.unique(acted[:, 6])) <= {-1.0, 1.0}
+    assert (acted.actions[:, 3:6] == 0.0).all()
+    assert set(np.unique(acted.actions[:, 6])) <= {-1.0, 1.0}
     # the scores that training moves are those that `static` prunes by
-    pruned = load_policy(str(trained / "last"), Static(keep=0.25), suite=SUITE, device="cpu")
-    kept = pruned.act(pruned.start(INSTRUCTIONS[1], 0), seen, poses).measures.kept_visual
-    best = scores[0].unflatten(0, (2, 16)).topk(4).indices + torch.tensor([[0], [16]])
+    kept = acted_on(settings.out, Static(keep=0.25), seen)[2].measures.kept_visual
+    best = scores.unflatten(0, (2, 16)).topk(4).indices + torch.tensor([[0], [16]])
     assert kept == sorted(best.flatten().tolist())
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("renumber", [False, True])
+def test_tokens_leave_in_training_as_in_inference(run, settings, at, renumber):
+    from tiny.dropout import Leaving
+
+    seen, kept = some_observation(), (1, 2, 5, 11, 20, 31)
+    policy, memory, acted = acted_on(settings.out, Given(kept, at, renumber), seen)
+    stays_V = torch.zeros(32, dtype=torch.bool).index_fill(0, torch.tensor(kept), True)
+    leaving = Leaving(stays_V[None], torch.tensor([at]), torch.tensor([renumber]))
+    actions, _ = trained_on(run, policy, memory, seen, leaving)
+    np.testing.assert_allclose(acted.actions[:, :3], actions[:, :3], atol=2e-5)
+    whole, _ = trained_on(run, policy, memory, seen)
+    assert np.abs(whole - actions)[:, :3].max() > 1e-4
+
+
+def test_what_leaves_is_drawn_for_every_sample(script):
+    from tiny.dropout import draw
+
+    grids = ((8, 8), (8, 8))
+    leaving = draw(np.random.default_rng(0), 2000, grids, 4, 0.5)
+    left_B = leaving.stays_BV.float().mean(1)
+    assert left_B.min() >= 0.07
+    assert 0.45 < (left_B < 1).float().mean() < 0.55
+    assert 0.2 < left_B[left_B < 1].median() < 0.36  # log-uniform
+    assert set(leaving.layer_B.tolist()) == {0, 1, 2, 3}
+    assert 0.45 < leaving.renumber_B.float().mean() < 0.55
+    cameras = leaving.stays_BV.unflatten(1, (2, 64)).float().mean(2)
+    assert (cameras[:, 0] - cameras[:, 1]).abs().max() > 0.8
+    again = draw(np.random.default_rng(0), 2000, grids, 4, 0.5)
+    assert torch.equal(again.stays_BV, leaving.stays_BV)
 
 
 @pytest.mark.sim

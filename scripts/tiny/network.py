@@ -17,12 +17,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 
+from tiny.dropout import Leaving
 from vlaprune_bench.policies.preprocess import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD
 from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
 from vlaprune_bench.policies.prismatic.inputs import PROMPT
 from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.prismatic.vision import LayerScale, PatchEmbed
+from vlaprune_bench.policies.transformer.stack import Stack
 from vlaprune_bench.types import TokenLayout
 
 ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
@@ -32,10 +34,9 @@ ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
 class TinyOFT(nn.Module):
     """An OpenVLA-OFT with gradients."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
         super().__init__()
-        # eager attention: its backward pass in bfloat16 is several times faster on a CPU
-        self.prismatic = Prismatic(config, "eager")
+        self.prismatic = Prismatic(config, attention)
         width = self.prismatic.language_model.width
         self.proprio_projector = ProprioProjector(PROPRIO_DIM, width)
         self.action_head = L1Head(width, ACTION_DIM)
@@ -46,14 +47,19 @@ class TinyOFT(nn.Module):
         self.stop = config["text_config"]["eos_token_id"]
 
     def forward(
-        self, pixels_BCHW: Tensor, proprio_BP: Tensor, prompt_T: Tensor
+        self,
+        pixels_BCHW: Tensor,
+        proprio_BP: Tensor,
+        prompt_T: Tensor,
+        leaving: Leaving | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What `OpenVLAOFT.forward` does without pruning, for samples of one prompt.
+        """What `OpenVLAOFT.forward` does, for samples of one prompt.
 
         Args:
             pixels_BCHW: as `policies.preprocess.pixel_values` gives them, one sample a row.
             proprio_BP: normalised robot state.
             prompt_T: prompt tokens; or (B, T), one prompt a sample, all of one length.
+            leaving: visual tokens that leave on the way; None: all stay.
 
         Returns:
             (B, 8, 7) normalised actions, (B, 7 + words) what the auxiliary head says, and (B, V)
@@ -84,9 +90,7 @@ class TinyOFT(nn.Module):
             n_actions=n_actions,
             has_stop=True,
         )
-        hidden_BLD = model.run_layers(
-            sequence_BLD, torch.arange(layout.length), range(model.n_layers)
-        )
+        hidden_BLD = run_stack(model, sequence_BLD, layout, leaving)
         rows = layout.action_rows
         hidden_BAD = model.model.norm(hidden_BLD)[:, rows.start : rows.stop]
         scores_BV = self._scores(torch.cat([prompt_BTD, stop_BTD], dim=1), patches_BVD)
@@ -100,6 +104,30 @@ class TinyOFT(nn.Module):
         keys_BVD = layer.self_attn.k_proj(layer.input_layernorm(patches_BVD))
         head_dim = query_BD.shape[-1] // model.heads
         return (keys_BVD @ query_BD[..., None])[..., 0] / (model.heads * head_dim**0.5)
+
+
+def run_stack(
+    stack: Stack, sequence_BLD: Tensor, layout: TokenLayout, leaving: Leaving | None
+) -> Tensor:
+    """(B, L, width) states after all layers; those of tokens that left are finite, and no one's.
+
+    Shapes are the same whatever leaves: who left is a key that nobody sees.
+    """
+    if leaving is None:
+        positions_L = torch.arange(layout.length)
+        return stack.run_layers(sequence_BLD, positions_L, range(stack.n_layers))
+    rule_LL = None
+    if stack.causal:
+        rule_LL = torch.ones(layout.length, layout.length, dtype=torch.bool).tril()
+    hidden_BLD = sequence_BLD
+    for layer in range(stack.n_layers):
+        hidden_BLD = stack.run_layers(
+            hidden_BLD,
+            leaving.positions(layer, layout),
+            (layer,),
+            visible_BNK=leaving.sees(layer, layout, rule_LL),
+        )
+    return hidden_BLD
 
 
 def make_config(tokenizer: Tokenizer, name: str, size: dict[str, int]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,12 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import kl_div
 
+from tiny import dropout
 from tiny.data import Demos
+from tiny.dropout import Leaving
 from tiny.network import AUX_DIM, TinyOFT, hold_fixed, pixels
 from tiny.views import shares
+from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 GRIPPER_WEIGHT = 2.0
@@ -52,7 +55,26 @@ class Optimisation:
     brightness: float = 0.1
     """Largest change of a frame, at random."""
     proprio_noise: float = 0.02
-    dtype: str = "bfloat16"
+    token_dropout: float = 0.5
+    """Share of the samples that lose visual tokens (see `tiny.dropout`); 0: none, exactly."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the network computes in. auto: bfloat16 where the CPU has instructions for it, else
+    float32, which is then ten times as fast; a run that goes on keeps what it began with."""
+
+
+def choose_dtype(wanted: str, state: Path) -> str:
+    """Name of the dtype of a run; see `Optimisation.dtype`.
+
+    Args:
+        wanted: as the option says.
+        state: of the run so far; need not exist.
+    """
+    if wanted != "auto":
+        return wanted
+    if state.is_file():
+        return torch.load(state, weights_only=True)["dtype"]
+    # both are private there, and there is no public way to ask
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 class Trainer:
@@ -64,12 +86,15 @@ class Trainer:
         demos: Demos,
         prompts: list[list[int]],
         optimisation: Optimisation,
+        dtype: str,
     ) -> None:
         """
         Args:
             model: initialised, float32.
             demos: the samples.
             prompts: tokens of each of `demos.instructions`.
+            optimisation: what the result depends on.
+            dtype: what the network computes in.
         """
         self.model, self.demos, self.o = model, demos, optimisation
         self.step = 0
@@ -84,7 +109,7 @@ class Trainer:
         # those that tell instructions apart
         self.varying = (words_IW.min(0).values < words_IW.max(0).values).nonzero()[:, 0]
         self.words_IW = words_IW[:, self.varying]
-        self.dtype = getattr(torch, optimisation.dtype)
+        self.dtype = getattr(torch, dtype)
         self.named = dict(model.named_parameters())
         # the network computes in `dtype`; the optimiser moves float32 copies
         self.master = {k: p.detach().clone().float() for k, p in self.named.items()}
@@ -126,6 +151,7 @@ class Trainer:
         """One optimiser step; the batch follows from seed and step alone."""
         o, start = self.o, time.perf_counter()
         rng = np.random.default_rng([o.seed, self.step])
+        leave_rng = np.random.default_rng([o.seed, self.step, 1])
         sizes = np.array([len(g) for g in self.groups])
         parts: dict[str, float] = {"data_s": 0.0}
         for chosen in rng.choice(len(sizes), o.micro_batches, p=sizes / sizes.sum()):
@@ -135,7 +161,7 @@ class Trainer:
             index_B = np.array([rng.choice(rows) for rows in picked])
             batch = self._batch(index_B, rng)
             parts["data_s"] += time.perf_counter() - begun
-            losses = self._losses(*batch)
+            losses = self._losses(*batch, self._leaving(leave_rng))
             (losses["loss"] / o.micro_batches).backward()
             for name, value in losses.items():
                 parts[name] = parts.get(name, 0.0) + value.item() / o.micro_batches
@@ -190,6 +216,15 @@ class Trainer:
             torch.from_numpy(self._shares(index_B)),
         )
 
+    def _leaving(self, rng: np.random.Generator) -> Leaving | None:
+        """Which visual tokens of a batch leave on the way."""
+        o, model = self.o, self.model.prismatic
+        if not o.token_dropout:
+            return None
+        grids = (model.vision_backbone.grid,) * OpenVLAOFT.cameras
+        layers = model.language_model.n_layers
+        return dropout.draw(rng, o.micro_batch, grids, layers, o.token_dropout)
+
     def _shares(self, index_B: np.ndarray) -> np.ndarray:
         """Which visual tokens show target, goal and hand: (B, V), each row 1 in all."""
         demos = self.demos
@@ -210,9 +245,11 @@ class Trainer:
         aux: Tensor,
         words: Tensor,
         shares_BV: Tensor,
+        leaving: Leaving | None = None,
     ) -> dict[str, Tensor]:
         o = self.o
-        said, told, scores_BV = (x.float() for x in self.model(pixels_BCHW, proprio_BP, prompt_BT))
+        outputs = self.model(pixels_BCHW, proprio_BP, prompt_BT, leaving)
+        said, told, scores_BV = (x.float() for x in outputs)
         error = (said - actions).abs()
         losses = {
             "motion": error[..., :-1][..., ~self.fixed[:-1]].mean(),
@@ -273,6 +310,7 @@ class Trainer:
                 "log": self.log,
                 "rollouts": self.rollouts,
                 "settings": settings,
+                "dtype": str(self.dtype).removeprefix("torch."),
                 "optimisation": asdict(self.o),
             },
             part,
