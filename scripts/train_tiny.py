@@ -25,7 +25,7 @@ import torch
 import tyro
 from make_tiny import make_tokenizer
 from tiny.data import Demos, load_demos
-from tiny.network import TinyOFT, export, initialise, make_config, prompt_ids, speed_up
+from tiny.network import TinyOFT, begin_with, export, initialise, make_config, prompt_ids, speed_up
 from tiny.train import Optimisation, Trainer, choose_dtype
 
 from vlaprune_bench.types import UserError
@@ -43,6 +43,8 @@ class Settings:
     """Where the run lives."""
     cache: Path = Path("~/.cache/vlaprune-bench/train-tiny")
     """Prepared frames, 0.3 MB a sample; may be deleted."""
+    start: Path | None = None
+    """Checkpoint folder whose weights a new run begins with; by default they are random."""
     name: str = "tiny-spatial"
     """Name of the checkpoint in rows and reports."""
     suites: tuple[str, ...] = ("libero_spatial",)
@@ -102,13 +104,14 @@ class Run:
         self.settings = s = settings
         s.out.mkdir(parents=True, exist_ok=True)
         self.tokenizer = make_tokenizer()
-        self.size = {
+        self.size: dict[str, Any] = {
             "patch": s.patch,
             "tower_width": s.tower_width,
             "tower_depth": s.tower_depth,
             "width": s.width,
             "depth": s.depth,
         }
+        self.kept_settings = self.size | {"start": str(s.start)}
         self.config = make_config(self.tokenizer, s.name, self.size)
         self.demos: Demos = load_demos(
             s.demos, s.cache.expanduser(), IMAGE, list(s.suites), list(s.tasks), s.out / "last"
@@ -118,11 +121,13 @@ class Run:
         # the backward pass of fused attention in bfloat16 is several times slower on a CPU
         model = TinyOFT(self.config, "eager" if self.dtype == "bfloat16" else "sdpa")
         initialise(model, s.train.seed, torch.from_numpy(self.demos.fixed))
+        if s.start is not None:
+            begin_with(model, s.start)
         speed_up(model, s.compile)
         prompts = [prompt_ids(self.tokenizer, self.config, t) for t in self.demos.instructions]
         self.trainer = Trainer(model, self.demos, prompts, s.train, self.dtype)
         if self.state.is_file():
-            self.trainer.load(self.state, self.size)
+            self.trainer.load(self.state, self.kept_settings)
 
     @property
     def state(self) -> Path:
@@ -130,7 +135,7 @@ class Run:
 
     def save(self) -> None:
         """Write the state, and the averaged weights as a checkpoint."""
-        self.trainer.save(self.state, self.size)
+        self.trainer.save(self.state, self.kept_settings)
         export(
             self.trainer.average,
             self.settings.out / "last",

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
@@ -25,7 +25,7 @@ from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.prismatic.vision import LayerScale, PatchEmbed
 from vlaprune_bench.policies.transformer.stack import Stack
-from vlaprune_bench.types import TokenLayout
+from vlaprune_bench.types import TokenLayout, UserError
 
 ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
 """The auxiliary head says 7 numbers (see `data.Demos.aux_NX`), then which words were told."""
@@ -259,6 +259,30 @@ def speed_up(model: TinyOFT, compiled: bool) -> None:
 def compute_with(module: nn.Module, forward: Callable[..., Tensor]) -> None:
     """Let this one module compute with `forward`."""
     module.__dict__["forward"] = forward
+
+
+def begin_with(model: TinyOFT, folder: Path) -> None:
+    """Take the weights of a checkpoint `export` wrote; the auxiliary head keeps its own.
+
+    Args:
+        model: initialised, float32.
+        folder: of a checkpoint of the same shape.
+
+    Raises:
+        UserError: the folder is none, or the shapes differ.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    try:
+        parts["prismatic"] = load_file(folder / "model.safetensors")
+        for part in ("proprio_projector", "action_head"):
+            state = torch.load(folder / f"{part}--0_checkpoint.pt", weights_only=True)
+            parts[part] = {k.removeprefix("module."): value for k, value in state.items()}
+        for part, state in parts.items():
+            model.get_submodule(part).load_state_dict(state)
+    except (FileNotFoundError, RuntimeError) as error:
+        raise UserError(
+            f"--start is {folder}: no checkpoint of this shape can be loaded from it ({error})."
+        ) from error
 
 
 def export(

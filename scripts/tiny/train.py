@@ -161,7 +161,7 @@ class Trainer:
             index_B = np.array([rng.choice(rows) for rows in picked])
             batch = self._batch(index_B, rng)
             parts["data_s"] += time.perf_counter() - begun
-            losses = self._losses(*batch, self._leaving(leave_rng))
+            losses = self._losses(batch, self._leaving(leave_rng))
             (losses["loss"] / o.micro_batches).backward()
             for name, value in losses.items():
                 parts[name] = parts.get(name, 0.0) + value.item() / o.micro_batches
@@ -236,18 +236,10 @@ class Trainer:
             OPENVLA_PROTOCOL.crop_area,
         )
 
-    def _losses(
-        self,
-        pixels_BCHW: Tensor,
-        proprio_BP: Tensor,
-        prompt_BT: Tensor,
-        actions: Tensor,
-        aux: Tensor,
-        words: Tensor,
-        shares_BV: Tensor,
-        leaving: Leaving | None = None,
-    ) -> dict[str, Tensor]:
+    def _losses(self, batch: tuple[Tensor, ...], leaving: Leaving | None) -> dict[str, Tensor]:
+        """Losses of what `_batch` gave; `loss` is what is minimised."""
         o = self.o
+        pixels_BCHW, proprio_BP, prompt_BT, actions, aux, words, shares_BV = batch
         outputs = self.model(pixels_BCHW, proprio_BP, prompt_BT, leaving)
         said, told, scores_BV = (x.float() for x in outputs)
         error = (said - actions).abs()
@@ -277,7 +269,7 @@ class Trainer:
                 rows = np.concatenate(group)
                 picked = rows[:: max(1, len(rows) * len(self.held_out) // samples)]
                 for start in range(0, len(picked) - n + 1, n):
-                    losses = self._losses(*self._batch(picked[start : start + n], None))
+                    losses = self._losses(self._batch(picked[start : start + n], None), None)
                     count += 1
                     for name, value in losses.items():
                         total[name] = total.get(name, 0.0) + value.item()
