@@ -7,9 +7,9 @@ one. Only looks change: collision meshes and inertias stay as they are.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,19 +78,15 @@ def cluster(
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) vertices and (T, 3) triangles of a Wavefront OBJ or a binary STL file."""
+    """(N, 3) vertices and (T, 3) triangles of a Wavefront OBJ (of triangles) or binary STL file."""
     if path.suffix == ".stl":
         triangle = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("rest", "<u2")])
         corners = np.frombuffer(path.read_bytes(), triangle, offset=84)["corners"]
         return corners.reshape(-1, 3).astype(float), np.arange(3 * len(corners)).reshape(-1, 3)
-    vertices, triangles = [], []
-    for kind, *words in (line.split() for line in path.read_text().splitlines() if line.strip()):
-        if kind == "v":
-            vertices.append([float(x) for x in words[:3]])
-        elif kind == "f":
-            first, *rest = (int(word.split("/")[0]) - 1 for word in words)
-            triangles += [(first, b, c) for b, c in pairwise(rest)]
-    return np.array(vertices), np.array(triangles)
+    text = path.read_text()
+    places = " ".join(re.findall(r"^v +(.*)$", text, re.MULTILINE))
+    corners = re.findall(r"^f +(\d+)\S* +(\d+)\S* +(\d+)\S* *$", text, re.MULTILINE)
+    return np.array(places.split(), float).reshape(-1, 3), np.array(corners, int) - 1
 
 
 def write_mesh(path: Path, vertices_N3: np.ndarray, triangles_T3: np.ndarray) -> None:
