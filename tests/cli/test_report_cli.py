@@ -52,8 +52,20 @@ def test_one_table_as_csv_is_a_plain_file(folder, capsys, tmp_path):
     assert len(pd.read_csv(path)) == 2
 
 
+def test_what_is_decided_can_be_asked_for_alone(folder, capsys):
+    run([str(folder), "--table", "decided"])
+    assert "Success rates" not in (decided := capsys.readouterr().out)
+    run([str(folder)])
+    assert decided.splitlines()[0] in capsys.readouterr().out
+    run([str(folder), "--table", "decided", "success"])
+    both = capsys.readouterr().out
+    assert decided.splitlines()[0] in both
+    assert "Success rates" in both
+
+
 def test_page_and_pictures(folder, tmp_path, capsys):
     run([str(folder), "--html", str(tmp_path / "r.html"), "--plots", str(tmp_path / "figures")])
+    assert f"page: {tmp_path / 'r.html'}" in capsys.readouterr().out
     assert "<!doctype html>" in (tmp_path / "r.html").read_text()
     names = {path.suffix for path in (tmp_path / "figures").iterdir()}
     assert names == {".pdf", ".png"}
@@ -180,6 +192,7 @@ def test_a_damaged_file_is_named_and_left_out(folder, tmp_path, capsys):
     [
         (["nowhere"], "nowhere holds no results"),
         (["{folder}", "--format", "pdf"], "--format is pdf"),
+        (["{folder}", "--table", "decided", "--format", "csv"], "--table has decided"),
         (["{folder}", "--margin", "5"], "--margin is 5"),
         (["{folder}", "--table", "sucess"], "did you mean success"),
         (["{folder}", "--html", "{folder}"], "--html is"),

@@ -231,6 +231,7 @@ def test_the_studies_that_are_asked_for_are_there():
         "main-table-smolvla",
         "noise-floor",
         "tiny-table",
+        "demo",
     }
     table = load_sweep(next(path for path in CONFIGS if path.stem == "main-table"))
     assert len({cell.what.suite for cell in table.cells}) == 4

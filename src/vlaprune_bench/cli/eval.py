@@ -1,7 +1,7 @@
 """vlaprune-eval: roll out a LIBERO suite with a pruned policy and write parquet.
 
     vlaprune-eval --suite libero_spatial --method adp --keep 0.5
-    vlaprune-eval --config configs/eval/demo.yaml --method static --trials 2
+    vlaprune-eval --config configs/eval/adp.yaml --method static --trials 2
 
 Options of the method stand beside the others; `--method adp --help` shows them. A method that
 holds another one has a flag for it: `--method gated --inner fastv --keep 0.25`. Values on the

@@ -15,6 +15,7 @@ with --table for a plain file. A folder called as a command: write ./published.
 from __future__ import annotations
 
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from vlaprune_bench.report.table import Table
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
+DECIDED = "decided"
+"""Name under `--table` of what stands above the tables."""
 ONLY = ("all", "lost", "gained", "failed")
 
 
@@ -50,7 +53,8 @@ class ReportOptions:
     format: str = "terminal"
     """How tables are printed: terminal, markdown, latex or csv."""
     table: tuple[str, ...] = ()
-    """Print these tables alone, such as success, cost, tasks, paired, discordant or trials."""
+    """Print these alone: decided (what stands above the tables), or tables, such as success, cost,
+    tasks, paired, discordant or trials."""
     per_task: bool = False
     """Also print success by task."""
     per_episode: bool = False
@@ -61,6 +65,11 @@ class ReportOptions:
     def __post_init__(self) -> None:
         expand_paths(self)
         check_format(self.format)
+        if DECIDED in self.table and self.format not in ("terminal", "markdown"):
+            raise UserError(
+                f"--table has {DECIDED}, which is sentences: give --format terminal or markdown, "
+                f"not {self.format}."
+            )
         if not 0 < self.margin < 1:
             raise UserError(f"--margin is {self.margin}; it must lie between 0 and 1 (0.05: 5 %).")
 
@@ -156,20 +165,27 @@ def show(options: ReportOptions) -> None:
             per_task=options.per_task or "tasks" in named,
             per_episode=options.per_episode or "discordant" in named,
         )
-        if not options.table:
+        if not options.table or DECIDED in named:
             _print_decisions(report.decisions, options.format)
-        print_tables(tables, options.format, options.table)
+        if named != {DECIDED}:
+            print_tables(tables, options.format, tuple(n for n in options.table if n != DECIDED))
         sentences = _sentences(caught)
         if options.html is not None:
             from vlaprune_bench.report.page import write_page
 
             write_page(report, options.html, sentences)
+            _say(f"page: {options.html}", options.format)
         if options.plots is not None:
             from vlaprune_bench.report.charts import charts
             from vlaprune_bench.report.plots import save
 
             save(charts(report), options.plots)
     _warn([*_sentences(caught), *report.warnings], options.format)
+
+
+def _say(sentence: str, form: str) -> None:
+    """What was written, where nobody takes standard output for a table."""
+    print(sentence, file=sys.stdout if form == "terminal" else sys.stderr)
 
 
 def _print_decisions(page: list[Decision], form: str) -> None:
