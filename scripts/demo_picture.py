@@ -23,8 +23,9 @@ def frames(video: Path) -> list[np.ndarray]:
 
 
 def picture(results: Path) -> Image.Image:
-    """The first call, the first pruned one and the end of the episode with most pruned calls."""
-    episode = load_results(results).sort_values("pruned_call_fraction").episode_id.iloc[-1]
+    """First call, first pruned one and end of the episode, of those solved, most often pruned."""
+    solved = load_results(results).query("success")
+    episode = solved.sort_values("pruned_call_fraction").episode_id.iloc[-1]
     calls = load_calls(results).query("episode_id == @episode").sort_values("call")
     pruned = calls.call[calls.pruned].tolist()
     (video,) = (results / "_videos").glob(f"*{episode}.mp4")
