@@ -10,7 +10,7 @@ import argparse
 
 import make_demos
 import numpy as np
-from experts.tasks import make_expert
+from experts.tasks import make_expert, tasks_with_expert
 from experts.world import SampledTask, World
 from scipy.spatial.transform import Rotation
 
@@ -38,14 +38,16 @@ def solve(env: SampledTask, seed: int, noisy: bool) -> tuple[int | None, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--suite", action="append", choices=make_demos.SUITES)
+    parser.add_argument(
+        "--suite", action="append", choices=(*make_demos.SUITES, make_demos.LONG_SUITE)
+    )
     parser.add_argument("--task", action="append", type=int, help="default: every task")
     parser.add_argument("--trials", type=int, default=12, help="placements a task")
     parser.add_argument("--noise", action="store_true", help="disturb, as demonstrations are")
     parser.add_argument("--assets", default="lite", help="lite, real, or a folder")
     args = parser.parse_args()
     for suite in args.suite or make_demos.SUITES:
-        for task in args.task or range(10):
+        for task in args.task or tasks_with_expert(suite):
             with SampledTask(TaskKey(suite, task, resolve_assets(args.assets, "lite"))) as env:
                 runs = [solve(env, seed, args.noise) for seed in range(args.trials)]
             steps = [step for step, _ in runs if step is not None]

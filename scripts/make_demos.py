@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from experts.tasks import make_expert
+from experts.tasks import make_expert, tasks_with_expert
 from experts.world import SampledTask, World
 from PIL import Image
 
@@ -39,6 +39,8 @@ from vlaprune_bench.sim.tasks import TaskKey
 from vlaprune_bench.types import Observation
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal")
+LONG_SUITE = "libero_10"
+"""Only some of its tasks have an expert, so it is made when asked for."""
 CHUNK = 8
 QUALITY = 95
 NOISY_SHARE = 0.6
@@ -185,7 +187,9 @@ def make_task(suite: str, task: int, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write below")
-    parser.add_argument("--suite", action="append", choices=SUITES, help="default: all three")
+    parser.add_argument(
+        "--suite", action="append", choices=(*SUITES, LONG_SUITE), help="default: all three"
+    )
     parser.add_argument("--task", action="append", type=int, help="default: every task")
     parser.add_argument("--demos", type=int, default=60, help="demonstrations a task")
     parser.add_argument("--assets", default="lite", help="lite, real, or a folder")
@@ -193,7 +197,7 @@ def main() -> None:
     parser.add_argument("--every-near", type=int, default=4, help="around grasp and release")
     args = parser.parse_args()
     for suite in args.suite or SUITES:
-        for task in args.task or range(10):
+        for task in args.task or tasks_with_expert(suite):
             make_task(suite, task, args)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -34,7 +34,11 @@ class Pull(Grasping):
 
 
 class TurnKnob(Grasping):
-    """Turn what is gripped about the vertical until the goal holds."""
+    """Turn what is gripped about the vertical until a predicate holds."""
+
+    def __init__(self, world: World, grip: Grip, until: Sequence[str], home: np.ndarray) -> None:
+        super().__init__(world, grip, home)
+        self._until = until
 
     def _wanted(self, world: World) -> np.ndarray:
         if not self.holding:
@@ -45,13 +49,13 @@ class TurnKnob(Grasping):
 
     def _move(self, world: World) -> np.ndarray:
         self.holding = self.near = True
-        if world.solved() or self._steps > 100:
+        if world.solved(self._until) or self._steps > 100:
             return self._enter(self._release, world)
         way = self.target + self._offset - world.hand
         return self._action(world, steer(way, 0.3), CLOSE)
 
 
-class Sequence:
+class Series:
     """One expert after another; each is made when its turn comes."""
 
     def __init__(self, world: World, makers: list[Callable[[World], Expert]]) -> None:

@@ -213,6 +213,6 @@ class PickPlace(Grasping):
         way[:2] *= min(1.0, STRIDE_M / max(across, STRIDE_M))
         # straight up as long as it is still above the place it was taken from
         if risen < lift and np.hypot(*(gone - out)[:2]) < 0.04:
-            way[:2] *= max(0.0, (risen / lift - 0.7) / 0.3)
+            way[:2] *= max(0.0, (risen / lift - 0.7) / 0.3) if lift else 0.0
             way[2] = carry - hand[2]
         return way

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from experts.fixtures import Pull, Sequence, TurnKnob
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from experts.fixtures import Pull, Series, TurnKnob
 from experts.skills import Expert, Grip, PickPlace, Put
 from experts.world import World
+from vlaprune_bench.types import UserError
+
+Step = Callable[[World, np.ndarray], Expert]
+"""Makes an expert; told the hand's orientation at the episode's start."""
 
 RIM = 0.049
 """From a bowl's centre to its rim."""
@@ -24,6 +33,7 @@ BASKET_LOW = 0.125
 """Least height of the fingertips when they let go: below it the hand meets the rim."""
 
 
+BASKET_HOVER = 0.10
 OBJECT_SHIFT = {1: -0.025}
 """Grip this far from the middle (world x), by task: beside the cheese a can is in the way."""
 
@@ -76,14 +86,75 @@ BOWL_TO_DRAWER = (
 HANDLE = (0.0065, 0.1125, -0.0065)
 """From a drawer's site to its handle's middle (the cabinet always faces world +y here)."""
 DRAWER_OUT = 0.15
+STOVE_ON = ("turnon", "flat_stove_1")
 KNOB = Grip("flat_stove_1_button", (-0.016, 0.0, 0.031))
 
 
-def make_expert(suite: str, task: int, world: World) -> Expert:
-    """The expert of a task, for the episode `world` shows the beginning of."""
-    return {"libero_spatial": _spatial, "libero_object": _object, "libero_goal": _goal}[suite](
-        task, world
+MUG_WHITE = Grip("porcelain_mug_1", (-0.002, -0.057, 0.092), hover=0.15)
+MUG_YELLOW = Grip("white_yellow_mug_1", (0.0, 0.063, 0.088), hover=0.15)
+"""Mugs are gripped by the wall across from the handle."""
+LIVING = 0.60
+"""Least height of the fingertips on the way, over the living room's low table."""
+POT_KNOB = (0.0, 0.0, 0.078)
+"""From a moka pot's position to the knob on its lid."""
+ON_STOVE = 0.095
+"""From the stove's cooking region to a moka pot's position when it is let go."""
+
+
+def _pick(grip: Grip, put: Put) -> Step:
+    return lambda world, home: PickPlace(world, grip, put, home)
+
+
+def _basket(name: str, side: float) -> Step:
+    return lambda world, home: _to_basket(world, name, "basket_1_contain_region", home, side=side)
+
+
+def _pot(name: str, x: float = 0.0) -> Step:
+    return _pick(
+        Grip(name, POT_KNOB, hover=0.12),
+        Put("flat_stove_1_cook_region", (x, 0.0, ON_STOVE), carry=1.14),
     )
+
+
+LONG: dict[int, tuple[Step, ...]] = {
+    0: (_basket("alphabet_soup_1", -0.033), _basket("tomato_sauce_1", 0.033)),
+    2: (lambda world, home: TurnKnob(world, KNOB, STOVE_ON, home), _pot("moka_pot_1")),
+    4: (
+        _pick(MUG_WHITE, Put("plate_1", (0.0, 0.0, 0.006), carry=LIVING)),
+        _pick(MUG_YELLOW, Put("plate_2", (0.0, 0.0, 0.006), carry=LIVING)),
+    ),
+    6: (
+        _pick(MUG_WHITE, Put("plate_1", (0.0, 0.0, 0.006), carry=LIVING)),
+        _pick(
+            Grip("chocolate_pudding_1", (0.0, 0.0, 0.0), hover=0.15),
+            Put("living_room_table_plate_right_region", (0.0, 0.0, 0.044), carry=0.53),
+        ),
+    ),
+    7: (_basket("alphabet_soup_1", -0.033), _basket("cream_cheese_1", 0.033)),
+    8: (_pot("moka_pot_1", -0.04), _pot("moka_pot_2", 0.04)),
+}
+"""What is done one after another in a task of libero_10. The others (cheese and butter, which lie
+close together; a drawer or a door to close; the book) have no expert."""
+
+
+def tasks_with_expert(suite: str) -> list[int]:
+    """Indices of the tasks of a suite that `make_expert` knows."""
+    return sorted(LONG) if suite == "libero_10" else list(range(10))
+
+
+def make_expert(suite: str, task: int, world: World) -> Expert:
+    """The expert of a task, for the episode `world` shows the beginning of.
+
+    Raises:
+        UserError: the task has none.
+    """
+    makers = {
+        "libero_spatial": _spatial,
+        "libero_object": _object,
+        "libero_goal": _goal,
+        "libero_10": _long,
+    }
+    return makers[suite](task, world)
 
 
 def _spatial(task: int, world: World) -> Expert:
@@ -105,23 +176,31 @@ def _spatial(task: int, world: World) -> Expert:
 
 def _object(task: int, world: World) -> Expert:
     _, name, region = world.goal()
+    return _to_basket(world, name, region, world.hand_turn, OBJECT_SHIFT.get(task, 0.0))
+
+
+def _to_basket(
+    world: World, name: str, region: str, home: np.ndarray, shift: float = 0.0, side: float = 0.0
+) -> PickPlace:
+    """Into the basket, gripped `shift` from its middle and let go `side` from the basket's."""
     low, high = world.box(name)
-    height = max(0.012, high[2] - 0.035)
-    above = height - low[2]
+    floor = low[2]
+    height = max(floor + 0.012, high[2] - 0.035)
+    above = height - floor
     start = world.position(name)
     middle = (low + high)[:2] / 2 - start[:2]
-    release = max(BASKET_LOW, above + 0.02) - (height - start[2])
+    release = floor + max(BASKET_LOW, above + 0.02) - (height - start[2])
     return PickPlace(
         world,
-        Grip(name, (middle[0] + OBJECT_SHIFT.get(task, 0.0), middle[1], height - start[2])),
+        Grip(name, (middle[0] + shift, middle[1], height - start[2]), hover=BASKET_HOVER),
         Put(
             region,
-            (0.0, 0.0, release - world.position(region)[2]),
-            carry=BASKET_RIM + above,
+            (side, 0.0, release - world.position(region)[2]),
+            carry=floor + BASKET_RIM + above,
             near=0.01,
             far=0.04,
         ),
-        world.hand_turn,
+        home,
     )
 
 
@@ -130,7 +209,7 @@ def _goal(task: int, world: World) -> Expert:
     if task == 0:
         return Pull(world, _handle("middle"), DRAWER_OUT, home)
     if task == 3:
-        return Sequence(
+        return Series(
             world,
             [
                 lambda now: Pull(now, _handle("top"), DRAWER_OUT, home),
@@ -138,7 +217,7 @@ def _goal(task: int, world: World) -> Expert:
             ],
         )
     if task == 7:
-        return TurnKnob(world, KNOB, home)
+        return TurnKnob(world, KNOB, STOVE_ON, home)
     grip, put = GOAL[task]
     return PickPlace(world, grip, put, home)
 
@@ -148,3 +227,14 @@ def _handle(drawer: str) -> Grip:
     return Grip(
         f"wooden_cabinet_1_{drawer}_region", HANDLE, rotate=(-1.48, 0.0, 0.0), back=(0.0, 1.0, 0.0)
     )
+
+
+def _long(task: int, world: World) -> Expert:
+    if task not in LONG:
+        raise UserError(f"--task {task}: libero_10 has experts for tasks {sorted(LONG)} alone.")
+    home = world.hand_turn
+    return Series(world, [partial(_begin, step=step, home=home) for step in LONG[task]])
+
+
+def _begin(world: World, step: Step, home: np.ndarray) -> Expert:
+    return step(world, home)

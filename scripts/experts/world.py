@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -91,6 +92,8 @@ class World:
         (goal,) = self._inner.parsed_problem["goal_state"]
         return list(goal)
 
-    def solved(self) -> bool:
-        """Whether the task's predicate is true."""
+    def solved(self, predicate: Sequence[str] = ()) -> bool:
+        """Whether a predicate is true, written as `goal` writes it; else all of the task's."""
+        if predicate:
+            return bool(self._inner._eval_predicate(predicate))
         return bool(self._inner._check_success())

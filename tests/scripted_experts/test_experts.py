@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from experts.motion import STEP_RAD, TURN_LIMIT, funnel, is_turned, steer, turn
-from experts.tasks import make_expert
+from experts.tasks import make_expert, tasks_with_expert
 from experts.world import DEMO_SEED, SampledTask, World
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -21,7 +21,7 @@ from vlaprune_bench.sim.assets import AssetSet, resolve_assets
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.suites import load_init_states
 from vlaprune_bench.sim.tasks import TaskKey, get_task
-from vlaprune_bench.types import PROTOCOLS
+from vlaprune_bench.types import PROTOCOLS, UserError
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal")
 LEAST = {"libero_spatial": 0.95, "libero_object": 0.95, "libero_goal": 0.90}
@@ -83,7 +83,7 @@ def test_no_protocol_draws_scenes_from_the_demonstrations_seed():
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("suite", [*SUITES, "libero_10"])
 def test_demonstrations_never_begin_at_an_init_state(lite, suite):
     """Poses of all objects, as drawn by reset, against the benchmark's 50 init states."""
     task = 3
@@ -121,10 +121,23 @@ def test_expert_turns_a_disturbed_hand_back(lite):
 
 
 @pytest.mark.sim
-@pytest.mark.parametrize(("suite", "task"), [("libero_spatial", 4), ("libero_object", 0)])
+@pytest.mark.parametrize(
+    ("suite", "task"), [("libero_spatial", 4), ("libero_object", 0), ("libero_10", 4)]
+)
 def test_expert_solves_an_init_state(lite, suite, task):
     with LiberoTask(TaskKey(suite, task, lite)) as env:
         assert solve(env, 0) is not None
+
+
+def test_a_task_without_an_expert_is_refused():
+    assert tasks_with_expert("libero_goal") == list(range(10))
+    for task in set(range(10)) - set(tasks_with_expert("libero_10")):
+        with pytest.raises(UserError, match=rf"--task {task}: libero_10 has experts for tasks"):
+            make_expert("libero_10", task, StandingStill())
+
+
+class StandingStill:
+    hand_turn = np.eye(3)
 
 
 def script() -> ModuleType:
