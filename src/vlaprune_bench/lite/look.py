@@ -85,8 +85,8 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
         return corners.reshape(-1, 3).astype(float), np.arange(3 * len(corners)).reshape(-1, 3)
     text = path.read_text()
     places = " ".join(re.findall(r"^v +(.*)$", text, re.MULTILINE))
-    corners = re.findall(r"^f +(\d+)\S* +(\d+)\S* +(\d+)\S* *$", text, re.MULTILINE)
-    return np.array(places.split(), float).reshape(-1, 3), np.array(corners, int) - 1
+    faces = re.findall(r"^f +(\d+)\S* +(\d+)\S* +(\d+)\S* *$", text, re.MULTILINE)
+    return np.array(places.split(), float).reshape(-1, 3), np.array(faces, int) - 1
 
 
 def write_mesh(path: Path, vertices_N3: np.ndarray, triangles_T3: np.ndarray) -> None:
