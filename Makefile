@@ -98,15 +98,15 @@ demos: $(STAMP)  ## demonstrations by scripted experts, three suites (hours on o
 # the same command continues; TRAIN_ARGS="--minutes 30" and so on (--help lists them)
 TRAIN := OMP_NUM_THREADS=1 $(BIN)/python scripts/train_tiny.py --demos results/demos
 train-tiny: train-spatial train-object train-goal  ## train `tiny` on what `make demos` wrote (an hour a suite)
-train-spatial: $(STAMP)  # task 4 turns the hand; see docs/tiny.md
+train-spatial: $(STAMP)
 	$(TRAIN) --out results/tiny/spatial --name tiny-spatial --suites libero_spatial \
-		--tasks 0 1 2 3 5 6 7 8 9 --train.steps 8000 $(TRAIN_ARGS)
+		--train.steps 8000 $(TRAIN_ARGS)
 train-object: $(STAMP)
 	$(TRAIN) --out results/tiny/object --name tiny-object --suites libero_object \
 		--train.steps 7000 $(TRAIN_ARGS)
-train-goal: $(STAMP)  # tasks 0, 3 and 7 turn the hand
+train-goal: $(STAMP)
 	$(TRAIN) --out results/tiny/goal --name tiny-goal --suites libero_goal \
-		--tasks 1 2 4 5 6 8 9 --train.steps 3000 $(TRAIN_ARGS)
+		--train.steps 8000 $(TRAIN_ARGS)
 
 gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
 	$(BIN)/python scripts/make_gallery.py
