@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -54,6 +55,12 @@ def hopeless(design: Design, pairs: Sequence[tuple[Outcome, Outcome]]) -> bool:
     rest = design.most - len(pairs)
     best: list[tuple[Outcome, Outcome]] = [*pairs, *[(True, True)] * rest]
     return first_at(path_of(design, best), design.confidence) is None
+
+
+def hopeless_at(design: Design, pairs: Sequence[tuple[Outcome, Outcome]]) -> int:
+    """Number of scenes after which a hopeless test was hopeless first: how many were known by the
+    time anybody looked must not tell."""
+    return bisect_left(range(len(pairs)), True, key=lambda n: hopeless(design, pairs[:n]))
 
 
 class Course(Schedule):
@@ -117,7 +124,7 @@ class Course(Schedule):
             if end is None and not hopeless(self._design, self._pairs):
                 self._request()
                 return
-            self.counted.append(self._episodes(end or len(self._pairs)))
+            self.counted.append(self._episodes(end or hopeless_at(self._design, self._pairs)))
             self._forget_waiting()
             # the first that is not certified ends the sequence, as soon as that is sure
             self.over = end is None or self.candidate == len(self._cells) - 1
