@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fakes import INFO, LOADED, FakeLauncher, FakePolicy, FakePool, fake_libero
+from vlaprune_bench.certify.course import hopeless, hopeless_at
 from vlaprune_bench.certify.order import candidates
 from vlaprune_bench.certify.run import certify, rows_by_id
 from vlaprune_bench.certify.terms import Terms
@@ -180,6 +181,18 @@ def test_the_same_certificate_however_often_it_was_stopped(world):
     world.stop_after = None
     assert world.certify(output=world.folder / "parts", trials=6)[1] == made
     assert len(world.launcher.policies) == loads  # nothing is loaded to look at what is there
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_a_candidate_became_hopeless_depends_on_nothing_known_later(seed):
+    terms = Terms(keeps=(0.5,), budget=0.3, max_scenes=60)
+    design = terms.design(EvalConfig.of(pruner=Static()))
+    lost = np.random.default_rng(seed).random(60) < 0.5
+    pairs = [(not one, True) for one in lost]
+    first = next(n for n in range(61) if hopeless(design, pairs[:n]))
+    assert 0 < first < 60
+    for known in (first, first + 1, 60):
+        assert hopeless_at(design, pairs[:known]) == first
 
 
 def test_rows_are_consumed_in_the_order_drawn_whatever_workers_finish_first(tmp_path):
