@@ -67,14 +67,20 @@ def cluster(
         cube: side, metres.
     """
     cells_N3 = np.floor(vertices_N3 / cube).astype(int)
-    _, cell_N, count_C = np.unique(cells_N3, axis=0, return_inverse=True, return_counts=True)
+    _, cell_N, count_C = np.unique(_numbers(cells_N3), return_inverse=True, return_counts=True)
     sums_C3 = np.zeros((len(count_C), 3))
-    np.add.at(sums_C3, cell_N.ravel(), vertices_N3)
-    merged_T3 = cell_N.ravel()[triangles_T3]
+    np.add.at(sums_C3, cell_N, vertices_N3)
+    merged_T3 = cell_N[triangles_T3]
     flat_T = (merged_T3 == np.roll(merged_T3, 1, axis=1)).any(axis=1)
     merged_T3 = merged_T3[~flat_T]
-    _, first = np.unique(np.sort(merged_T3, axis=1), axis=0, return_index=True)
+    _, first = np.unique(_numbers(np.sort(merged_T3, axis=1)), return_index=True)
     return sums_C3 / count_C[:, None], merged_T3[np.sort(first)]
+
+
+def _numbers(rows_N3: np.ndarray) -> np.ndarray:
+    """(N,) one number a row of integers, ordered as the rows are: `unique` of rows is slow."""
+    low, high = rows_N3.min(0), rows_N3.max(0)
+    return np.ravel_multi_index(tuple((rows_N3 - low).T), tuple(high - low + 1))
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
