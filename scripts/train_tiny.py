@@ -111,7 +111,7 @@ class Run:
             "width": s.width,
             "depth": s.depth,
         }
-        self.kept_settings = self.size | {"start": str(s.start)}
+        self.kept_settings = self.size | {"start": s.start and str(s.start)}
         self.config = make_config(self.tokenizer, s.name, self.size)
         self.demos: Demos = load_demos(
             s.demos, s.cache.expanduser(), IMAGE, list(s.suites), list(s.tasks), s.out / "last"

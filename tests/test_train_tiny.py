@@ -119,6 +119,22 @@ def test_continuing_changes_nothing(script, settings, trained, tmp_path):
     assert [r["loss"] for r in whole["log"]] == [r["loss"] for r in pieces["log"]]
 
 
+def test_a_run_begins_with_a_checkpoint(script, settings, trained, tmp_path):
+    begun = replace(settings, start=trained / "last", out=tmp_path)
+    run, fresh = script.Run(begun), script.Run(replace(settings, out=tmp_path / "none"))
+    state = torch.load(trained / "state.pt", weights_only=True)
+    for name, value in run.trainer.master.items():
+        written = state["average"][name].half().float()
+        own = name.startswith("auxiliary")
+        assert torch.equal(value, fresh.trainer.master[name] if own else written), name
+    run.save()
+    with pytest.raises(UserError, match=r"was trained with start .*last, not None"):
+        script.Run(replace(begun, start=None))
+    for folder, other in ((tmp_path / "nowhere", {}), (trained / "last", {"width": 64})):
+        with pytest.raises(UserError, match=r"--start is .*: no checkpoint of this shape"):
+            script.Run(replace(begun, start=folder, out=tmp_path / "new", **other))
+
+
 def test_nothing_leaves_where_none_shall(script, settings):
     optimisation = replace(settings.train, token_dropout=0.0)
     run = script.Run(replace(settings, train=optimisation))

@@ -33,7 +33,6 @@ BASKET_LOW = 0.125
 """Least height of the fingertips when they let go: below it the hand meets the rim."""
 
 
-BASKET_HOVER = 0.10
 OBJECT_SHIFT = {1: -0.025}
 """Grip this far from the middle (world x), by task: beside the cheese a can is in the way."""
 
@@ -192,7 +191,7 @@ def _to_basket(
     release = floor + max(BASKET_LOW, above + 0.02) - (height - start[2])
     return PickPlace(
         world,
-        Grip(name, (middle[0] + shift, middle[1], height - start[2]), hover=BASKET_HOVER),
+        Grip(name, (middle[0] + shift, middle[1], height - start[2])),
         Put(
             region,
             (side, 0.0, release - world.position(region)[2]),

@@ -34,6 +34,13 @@ def test_vertices_of_one_cube_become_their_mean():
     assert normal[2] > 0
 
 
+def test_a_face_that_is_no_triangle_is_not_dropped(tmp_path):
+    square = tmp_path / "square.obj"
+    square.write_text("v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nf 1/1 2/2 3/3\nf 1 2 3 4\n")
+    with pytest.raises(ValueError, match=r"square\.obj: a face of it is no triangle"):
+        read_mesh(square)
+
+
 def test_a_collision_mesh_stays(tmp_path):
     (tmp_path / LOOK).write_text(
         '<look><quality offsamples="0"/><mesh file="robot/a.obj" instead_of="models/a.stl"/></look>'

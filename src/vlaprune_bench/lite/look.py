@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 LOOK = "look.xml"
-"""What `sim.environment` reads: rendering options, and files to load instead of others."""
+"""What `sim.look` reads: rendering options, and files to load instead of others."""
 _CUBES_M = {
     "robots/panda/obj_meshes": 0.010,
     "mounts/meshes/rethink_mount": 0.010,
@@ -84,7 +84,11 @@ def _numbers(rows_N3: np.ndarray) -> np.ndarray:
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3) vertices and (T, 3) triangles of a Wavefront OBJ (of triangles) or binary STL file."""
+    """(N, 3) vertices and (T, 3) triangles of a Wavefront OBJ or binary STL file.
+
+    Raises:
+        ValueError: a face has more corners than three.
+    """
     if path.suffix == ".stl":
         triangle = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("rest", "<u2")])
         corners = np.frombuffer(path.read_bytes(), triangle, offset=84)["corners"]
@@ -92,6 +96,8 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     text = path.read_text()
     places = " ".join(re.findall(r"^v +(.*)$", text, re.MULTILINE))
     faces = re.findall(r"^f +(\d+)\S* +(\d+)\S* +(\d+)\S* *$", text, re.MULTILINE)
+    if len(faces) != len(re.findall(r"^f ", text, re.MULTILINE)):
+        raise ValueError(f"{path}: a face of it is no triangle")
     return np.array(places.split(), float).reshape(-1, 3), np.array(faces, int) - 1
 
 

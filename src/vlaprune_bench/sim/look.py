@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-_LOOK = "look.xml"
+from vlaprune_bench.lite.look import LOOK
 
 
 def dress(root: ET.Element, assets: Path) -> None:
@@ -19,9 +19,9 @@ def dress(root: ET.Element, assets: Path) -> None:
     Raises:
         FileNotFoundError, xml.etree.ElementTree.ParseError: the set is damaged.
     """
-    if not (assets / _LOOK).is_file():
+    if not (assets / LOOK).is_file():
         return
-    look = ET.parse(assets / _LOOK).getroot()
+    look = ET.parse(assets / LOOK).getroot()
     visual = root.find("visual")
     if visual is None:
         visual = ET.SubElement(root, "visual")
