@@ -108,6 +108,10 @@ train-goal: $(STAMP)
 	$(TRAIN) --out results/tiny/goal --name tiny-goal --suites libero_goal \
 		--train.steps 8000 $(TRAIN_ARGS)
 
+train-openvla: $(STAMP)  ## train an OpenVLA, one camera and a token a number, on libero_object
+	$(TRAIN) --out results/tiny/openvla --policy openvla --name tiny-openvla-object \
+		--suites libero_object --patch 16 --train.steps 8000 $(TRAIN_ARGS)
+
 gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
 	$(BIN)/python scripts/make_gallery.py
 

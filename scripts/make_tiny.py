@@ -167,8 +167,7 @@ def make_openvla(oft: Path, folder: Path) -> None:
         shutil.copyfile(oft / name, folder / name)
     config = json.loads((oft / "config.json").read_text())
     words = config["text_config"]["vocab_size"]
-    config["text_config"]["vocab_size"] = words + BINS
-    config["pad_to_multiple_of"] = 0  # no rows beyond the vocabulary
+    config = with_action_tokens(config)
     config["vlaprune"]["name"] = TINY_OPENVLA
     write_json(folder / "config.json", config)
 
@@ -185,6 +184,14 @@ def make_openvla(oft: Path, folder: Path) -> None:
     rows = np.concatenate([np.zeros((words, WIDTH)), rows])
     tensors["language_model.lm_head.weight"] = torch.from_numpy(rows).to(torch.bfloat16)
     save_file(tensors, folder / "model.safetensors")
+
+
+def with_action_tokens(config: dict) -> dict:
+    """config.json of an OpenVLA-OFT as that of an OpenVLA."""
+    text = config["text_config"]
+    # no rows beyond the vocabulary
+    more = {"text_config": text | {"vocab_size": text["vocab_size"] + BINS}}
+    return config | more | {"pad_to_multiple_of": 0}
 
 
 def write_json(path: Path, content: dict) -> None:

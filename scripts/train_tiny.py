@@ -1,4 +1,4 @@
-"""Train a tiny OpenVLA-OFT from scripted demonstrations, on one CPU core.
+"""Train a tiny OpenVLA-OFT or OpenVLA from scripted demonstrations, on one CPU core.
 
     python scripts/train_tiny.py --demos results/demos --out results/tiny/spatial --minutes 60
 
@@ -19,13 +19,13 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
 from make_tiny import make_tokenizer
 from tiny.data import Demos, load_demos
-from tiny.network import TinyOFT, begin_with, export, initialise, make_config, prompt_ids, speed_up
+from tiny.network import SUBJECTS, begin_with, export, initialise, make_config, prompt_ids, speed_up
 from tiny.train import Optimisation, Trainer, choose_dtype
 
 from vlaprune_bench.types import UserError
@@ -35,7 +35,7 @@ IMAGE = 224
 
 @dataclass(frozen=True)
 class Settings:
-    """Train a tiny OpenVLA-OFT from demonstrations; the same command continues."""
+    """Train a tiny VLA from demonstrations; the same command continues."""
 
     demos: Path = Path("results/demos")
     """Folder of the demonstrations."""
@@ -45,6 +45,8 @@ class Settings:
     """Prepared frames, 0.3 MB a sample; may be deleted."""
     start: Path | None = None
     """Checkpoint folder whose weights a new run begins with; by default they are random."""
+    policy: Literal["openvla-oft", "openvla"] = "openvla-oft"
+    """What is trained."""
     name: str = "tiny-spatial"
     """Name of the checkpoint in rows and reports."""
     suites: tuple[str, ...] = ("libero_spatial",)
@@ -111,15 +113,15 @@ class Run:
             "width": s.width,
             "depth": s.depth,
         }
-        self.kept_settings = self.size | {"start": s.start and str(s.start)}
-        self.config = make_config(self.tokenizer, s.name, self.size)
+        self.kept_settings = self.size | {"start": s.start and str(s.start), "policy": s.policy}
+        self.config = make_config(self.tokenizer, s.policy, s.name, self.size)
         self.demos: Demos = load_demos(
             s.demos, s.cache.expanduser(), IMAGE, list(s.suites), list(s.tasks), s.out / "last"
         )
         torch.manual_seed(s.train.seed)
         self.dtype = choose_dtype(s.train.dtype, self.state)
         # the backward pass of fused attention in bfloat16 is several times slower on a CPU
-        model = TinyOFT(self.config, "eager" if self.dtype == "bfloat16" else "sdpa")
+        model = SUBJECTS[s.policy](self.config, "eager" if self.dtype == "bfloat16" else "sdpa")
         initialise(model, s.train.seed, torch.from_numpy(self.demos.fixed))
         if s.start is not None:
             begin_with(model, s.start)
@@ -137,6 +139,7 @@ class Run:
         """Write the state, and the averaged weights as a checkpoint."""
         self.trainer.save(self.state, self.kept_settings)
         export(
+            self.trainer.model,
             self.trainer.average,
             self.settings.out / "last",
             self.config,

@@ -266,6 +266,64 @@ def test_what_leaves_is_drawn_for_every_sample(script):
     assert torch.equal(again.stays_BV, leaving.stays_BV)
 
 
+@pytest.fixture(scope="module")
+def openvla(script, settings, tmp_path_factory):
+    """A run of an OpenVLA that ended, with the weights that were written."""
+    settings = replace(settings, policy="openvla", out=tmp_path_factory.mktemp("openvla"))
+    script.main(settings)
+    run = script.Run(settings)
+    run.trainer.average = {k: v.half().float() for k, v in run.trainer.average.items()}
+    return run
+
+
+def test_an_openvlas_loss_falls(openvla):
+    log = pd.DataFrame(openvla.trainer.log)
+    assert log.loss[-3:].mean() < 0.9 * log.loss[:3].mean()
+    assert not (openvla.settings.out / "last" / "action_head--0_checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("at", [None, 0, 1])
+@pytest.mark.parametrize("renumber", [False, True])
+def test_an_openvla_is_trained_as_it_acts(openvla, at, renumber):
+    """Told the tokens that the policy chose, training finds each of them the best."""
+    from tiny.dropout import Leaving
+    from tiny.network import pixels
+
+    seen, kept = some_observation(), (1, 2, 5, 11, 14)
+    method = NoPruning() if at is None else Given(kept, at, renumber)
+    policy, memory, acted = acted_on(openvla.settings.out, method, seen)
+    assert policy.info.policy == "openvla"
+    assert policy.info.grids == ((4, 4),)
+    leaving = None
+    if at is not None:
+        stays_V = torch.zeros(16, dtype=torch.bool).index_fill(0, torch.tensor(kept), True)
+        leaving = Leaving(stays_V[None], torch.tensor([at]), torch.tensor([renumber]))
+    frames = prepare_frames(seen.images, OPENVLA_PROTOCOL, 224, torch.device("cpu"))
+    one = torch.ones(1, 2)
+    x = pixels(frames.byte()[None], one, 0 * one, torch.float32)[:, :6]
+    model, chosen = openvla.trainer.model, torch.empty(1, 0, dtype=torch.long)
+    with torch.no_grad(), openvla.trainer.averaged():
+        while chosen.shape[1] < 7:
+            logits, _, scores = model(x, memory.prompt_T, chosen, leaving)
+            chosen = torch.cat([chosen, logits[:, -1:].argmax(-1)], dim=1)
+        again = model(x, memory.prompt_T, chosen[:, :-1], leaving)[0].argmax(-1)
+    assert torch.equal(again, chosen)
+    normalised = model.tokens.actions(chosen[0], torch.zeros(7))[None]
+    wanted = to_gripper_command(policy.action_bounds.unnormalize(normalised))
+    np.testing.assert_allclose(acted.actions, wanted, atol=1e-9)
+    if at is None:
+        kept = acted_on(openvla.settings.out, Static(keep=0.25), seen)[2].measures.kept_visual
+        assert kept == sorted(scores[0].topk(4).indices.tolist())
+
+
+def test_an_openvlas_targets_are_the_tokens_of_its_actions(openvla):
+    model = openvla.trainer.model
+    actions = torch.tensor([[-1.0, -0.5, 0.0, 0.003, 0.999, 1.0, 2.0]])
+    tokens = model.tokens.vocabulary - 1 - model.bins(actions)
+    decoded = model.tokens.actions(tokens[0], torch.zeros(7))
+    np.testing.assert_allclose(decoded, actions[0].clamp(-1, 1), atol=1 / 255 + 1e-6)
+
+
 @pytest.mark.sim
 @pytest.mark.parametrize("suite", ["libero_spatial", "libero_object", "libero_goal"])
 def test_views_are_the_simulators(script, suite):
@@ -292,10 +350,12 @@ def test_views_are_the_simulators(script, suite):
             np.testing.assert_allclose(matrix, turn.as_matrix(), atol=1e-3)
         pose = np.concatenate([seen.eef_pos, hand.as_rotvec()])[None]
         points = np.array([[seen.eef_pos, [9.0, 0.0, 9.0]]])
-        share_BV = shares([suite], pose, points, (8, 8), 0.9)
+        share_BV = shares([suite], pose, points, ((8, 8), (8, 8)), 0.9)
+        first_BV = shares([suite], pose, points, ((8, 8),), 0.9)
     # the fingertips: above the middle of the first camera's frame, below that of the wrist's
     assert share_BV.sum() == pytest.approx(1.0)
     maps = share_BV[0].reshape(2, 8, 8)
+    np.testing.assert_allclose(first_BV[0], maps[0].ravel() / maps[0].sum(), rtol=1e-5)
     assert maps[0, :4, 2:6].sum() > 0.45
     assert maps[1, 5:, 2:6].sum() > 0.3
 

@@ -28,28 +28,29 @@ class Leaving:
     renumber_B: Tensor
     """bool, whether tokens that stay get contiguous positions from that layer on."""
 
-    def there(self, layer: int, layout: TokenLayout) -> Tensor:
+    def there(self, layer: int, layout: TokenLayout, length: int) -> Tensor:
         """(B, L) bool, tokens of the full sequence that a layer still has: no other key counts."""
-        there_BL = torch.ones(len(self.stays_BV), layout.length, dtype=torch.bool)
+        there_BL = torch.ones(len(self.stays_BV), length, dtype=torch.bool)
         there_BL[:, layout.visual] = self.stays_BV | (self.layer_B > layer)[:, None]
         return there_BL
 
-    def positions(self, layer: int, layout: TokenLayout) -> Tensor:
+    def positions(self, layer: int, layout: TokenLayout, length: int) -> Tensor:
         """(B, L) int64 RoPE positions at a layer; those of tokens that left mean nothing."""
-        kept_L = torch.arange(layout.length)
+        kept_L = torch.arange(length)
         # never negative: BOS or the first camera's first token stands at 0, there or not
-        packed_BL = (self.there(layer, layout).cumsum(1) - 1).clamp(min=0)
+        packed_BL = (self.there(layer, layout, length).cumsum(1) - 1).clamp(min=0)
         return torch.where(self.renumber_B[:, None], packed_BL, kept_L)
 
-    def sees(self, layer: int, layout: TokenLayout, rule_LL: Tensor | None) -> Tensor:
+    def sees(self, layer: int, layout: TokenLayout, length: int, rule_LL: Tensor | None) -> Tensor:
         """(B, L or 1, L) bool which keys each token sees at a layer.
 
         Args:
             layer: decoder layer.
-            layout: of the full sequence.
+            layout: of the prefill.
+            length: tokens of the sequence: the prefill's, and those told after it.
             rule_LL: which it sees where nothing leaves; None: all.
         """
-        there_B1L = self.there(layer, layout)[:, None]
+        there_B1L = self.there(layer, layout, length)[:, None]
         return there_B1L if rule_LL is None else there_B1L & rule_LL
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,12 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 
 from tiny.dropout import Leaving
 from vlaprune_bench.policies.preprocess import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD
-from vlaprune_bench.policies.prismatic.heads import L1Head, ProprioProjector
+from vlaprune_bench.policies.prismatic.heads import ActionTokens, L1Head, ProprioProjector
 from vlaprune_bench.policies.prismatic.inputs import PROMPT
 from vlaprune_bench.policies.prismatic.model import Prismatic
+from vlaprune_bench.policies.prismatic.openvla import OpenVLA
 from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
+from vlaprune_bench.policies.prismatic.policy import PrismaticVLA
 from vlaprune_bench.policies.prismatic.vision import LayerScale, PatchEmbed
 from vlaprune_bench.policies.transformer.stack import Stack
 from vlaprune_bench.types import TokenLayout, UserError
@@ -31,19 +33,84 @@ ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
 """The auxiliary head says 7 numbers (see `data.Demos.aux_NX`), then which words were told."""
 
 
-class TinyOFT(nn.Module):
-    """An OpenVLA-OFT with gradients."""
+class Batch(NamedTuple):
+    """Samples whose prompts have one length."""
 
-    def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
+    pixels_BCHW: Tensor
+    """As `policies.preprocess.pixel_values` gives them, one sample a row."""
+    proprio_BP: Tensor
+    """Normalised robot state."""
+    prompt_BT: Tensor
+    actions_BCA: Tensor
+    """(B, 8, 7) normalised; the gripper's 0 or 1."""
+    aux_BX: Tensor
+    """See `data.Demos.aux_NX`."""
+    words_BW: Tensor
+    """1 where the prompt has the word, of those that tell instructions apart."""
+    shares_BV: Tensor
+    """Where the text-vision scores are to be."""
+
+
+Learned = tuple[dict[str, Tensor], Tensor, Tensor]
+"""Losses of the actions, (B, 7 + words) what the auxiliary head says, and (B, V) the text-vision
+scores of `pruning.static` at layer 0."""
+
+
+class Subject(nn.Module):
+    """A policy's networks with gradients, and an auxiliary head."""
+
+    policy: type[PrismaticVLA]
+    parts: tuple[str, ...] = ()
+    """Modules that are files of their own beside the model's."""
+    fixed_rows: tuple[str, ...] = ()
+    """Parameters with a row for each action dimension; those of dimensions nobody uses hold."""
+
+    def __init__(self, config: dict[str, Any], attention: str, logits: bool) -> None:
         super().__init__()
-        self.prismatic = Prismatic(config, attention)
+        self.prismatic = Prismatic(config, attention, sees=self.policy.sees, logits=logits)
         width = self.prismatic.language_model.width
-        self.proprio_projector = ProprioProjector(PROPRIO_DIM, width)
-        self.action_head = L1Head(width, ACTION_DIM)
         said = AUX_DIM + self.prismatic.language_model.vocab_size
         self.auxiliary = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, said)
         )
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of each camera's tokens."""
+        return (self.prismatic.vision_backbone.grid,) * self.policy.cameras
+
+    def learn(self, batch: Batch, leaving: Leaving | None, fixed: Tensor) -> Learned:
+        """What the losses are made of.
+
+        Args:
+            batch: the samples.
+            leaving: visual tokens that leave on the way; None: all stay.
+            fixed: (7,) bool, action dimensions that no demonstration uses.
+        """
+        raise NotImplementedError
+
+    def scores(self, text_BTD: Tensor, patches_BVD: Tensor) -> Tensor:
+        """Mean of q k^T / sqrt(head_dim) over heads and text at layer 0, (B, V)."""
+        model = self.prismatic.language_model
+        layer: Any = model.model.layers[0]
+        query_BD = layer.self_attn.q_proj(layer.input_layernorm(text_BTD).mean(1))
+        keys_BVD = layer.self_attn.k_proj(layer.input_layernorm(patches_BVD))
+        head_dim = query_BD.shape[-1] // model.heads
+        return (keys_BVD @ query_BD[..., None])[..., 0] / (model.heads * head_dim**0.5)
+
+
+class TinyOFT(Subject):
+    """An OpenVLA-OFT."""
+
+    policy = OpenVLAOFT
+    parts = ("proprio_projector", "action_head")
+    fixed_rows = ("action_head.model.fc2.weight", "action_head.model.fc2.bias")
+
+    def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
+        super().__init__(config, attention, logits=False)
+        width = self.prismatic.language_model.width
+        self.proprio_projector = ProprioProjector(PROPRIO_DIM, width)
+        self.action_head = L1Head(width, ACTION_DIM)
         self.stop = config["text_config"]["eos_token_id"]
 
     def forward(
@@ -82,9 +149,8 @@ class TinyOFT(nn.Module):
             ],
             dim=1,
         )
-        grid = self.prismatic.vision_backbone.grid
         layout = TokenLayout(
-            grids=(grid,) * OpenVLAOFT.cameras,
+            grids=self.grids,
             n_prompt=prompt_BTD.shape[1],
             has_proprio=True,
             n_actions=n_actions,
@@ -93,17 +159,88 @@ class TinyOFT(nn.Module):
         hidden_BLD = run_stack(model, sequence_BLD, layout, leaving)
         rows = layout.action_rows
         hidden_BAD = model.model.norm(hidden_BLD)[:, rows.start : rows.stop]
-        scores_BV = self._scores(torch.cat([prompt_BTD, stop_BTD], dim=1), patches_BVD)
+        scores_BV = self.scores(torch.cat([prompt_BTD, stop_BTD], dim=1), patches_BVD)
         return self.action_head(hidden_BAD), self.auxiliary(hidden_BAD.mean(1)), scores_BV
 
-    def _scores(self, text_BTD: Tensor, patches_BVD: Tensor) -> Tensor:
-        """Mean of q k^T / sqrt(head_dim) over heads and text at layer 0, (B, V)."""
+    def learn(self, batch: Batch, leaving: Leaving | None, fixed: Tensor) -> Learned:
+        """L1, as the published ones were trained."""
+        said, told, scores = self(batch.pixels_BCHW, batch.proprio_BP, batch.prompt_BT, leaving)
+        error = (said.float() - batch.actions_BCA).abs()
+        moved = error[..., :-1][..., ~fixed[:-1]].mean()
+        return {"motion": moved, "gripper": error[..., -1].mean()}, told, scores
+
+
+class TinyOpenVLA(Subject):
+    """An OpenVLA: the tokens of one action, one after the other."""
+
+    policy = OpenVLA
+    spread = 0.02
+    """Width of the bell over the bins that is learnt in place of one bin; bins are 0.008 apart."""
+
+    def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
+        super().__init__(config, attention, logits=True)
+        self.tokens = ActionTokens.read(config)
+        edges = torch.linspace(-1.0, 1.0, self.tokens.bins)
+        self.centers = (edges[:-1] + edges[1:]) / 2.0
+
+    def forward(
+        self,
+        pixels_BCHW: Tensor,
+        prompt_T: Tensor,
+        said_BA: Tensor,
+        leaving: Leaving | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What `OpenVLA` does, for samples whose action is known.
+
+        Args:
+            pixels_BCHW: as `policies.preprocess.pixel_values` gives them, of one camera.
+            prompt_T: prompt tokens; or (B, T), one prompt a sample, all of one length.
+            said_BA: tokens of the action but the last, (B, 6).
+            leaving: visual tokens that leave on the way; None: all stay.
+
+        Returns:
+            (B, 7, vocabulary) logits, (B, 7 + words) what the auxiliary head says, and (B, V) the
+            text-vision scores of `pruning.static` at layer 0.
+        """
         model = self.prismatic.language_model
-        layer: Any = model.model.layers[0]
-        query_BD = layer.self_attn.q_proj(layer.input_layernorm(text_BTD).mean(1))
-        keys_BVD = layer.self_attn.k_proj(layer.input_layernorm(patches_BVD))
-        head_dim = query_BD.shape[-1] // model.heads
-        return (keys_BVD @ query_BD[..., None])[..., 0] / (model.heads * head_dim**0.5)
+        patches_BVD = self.prismatic.patches(pixels_BCHW)
+        prompt_BTD = model.embed(prompt_T.expand(len(pixels_BCHW), -1))
+        sequence_BLD = torch.cat(
+            [prompt_BTD[:, :1], patches_BVD, prompt_BTD[:, 1:], model.embed(said_BA)], dim=1
+        )
+        layout = TokenLayout(grids=self.grids, n_prompt=prompt_BTD.shape[1], n_generated=ACTION_DIM)
+        hidden_BLD = run_stack(model, sequence_BLD, layout, leaving)
+        hidden_BAD = model.model.norm(hidden_BLD)[:, layout.length - 1 :]
+        scores_BV = self.scores(prompt_BTD, patches_BVD)
+        return model.lm_head(hidden_BAD), self.auxiliary(hidden_BAD[:, 0]), scores_BV
+
+    def bins(self, actions_BA: Tensor) -> Tensor:
+        """Number of the bin of normalised actions, from 0."""
+        edges = torch.linspace(-1.0, 1.0, self.tokens.bins)
+        return (torch.bucketize(actions_BA, edges, right=True) - 1).clamp(0, len(edges) - 2)
+
+    def learn(self, batch: Batch, leaving: Leaving | None, fixed: Tensor) -> Learned:
+        """Cross-entropy against a narrow bell over the bins: a bin beside the right one is near."""
+        first_BA = batch.actions_BCA[:, 0].contiguous()
+        said_BA = self.tokens.vocabulary - 1 - self.bins(first_BA)
+        logits, told, scores = self(
+            batch.pixels_BCHW[:, : 6 * self.policy.cameras], batch.prompt_BT, said_BA[:, :-1],
+            leaving,
+        )  # fmt: skip
+        away = (self.centers - first_BA.clamp(-1.0, 1.0)[..., None]) / self.spread
+        bell_BAK = (-0.5 * away.square()).softmax(-1)
+        # bin i is token vocabulary - 1 - i
+        stop, n = self.tokens.vocabulary, len(self.centers)
+        logs_BAK = logits.float().log_softmax(-1)[..., stop - n : stop].flip(-1)
+        loss_BA = (bell_BAK * (bell_BAK.clamp(min=1e-12).log() - logs_BAK)).sum(-1)
+        moved = loss_BA[:, :-1][:, ~fixed[:-1]].mean()
+        return {"motion": moved, "gripper": loss_BA[:, -1].mean()}, told, scores
+
+
+SUBJECTS: dict[str, Callable[[dict[str, Any], str], Subject]] = {
+    "openvla-oft": TinyOFT,
+    "openvla": TinyOpenVLA,
+}
 
 
 def run_stack(
@@ -111,30 +248,34 @@ def run_stack(
 ) -> Tensor:
     """(B, L, width) states after all layers; those of tokens that left are finite, and no one's.
 
-    Shapes are the same whatever leaves: who left is a key that nobody sees.
+    Shapes are the same whatever leaves: who left is a key that nobody sees. The sequence may go on
+    behind the prefill that `layout` is of.
     """
+    length = sequence_BLD.shape[1]
     if leaving is None:
-        positions_L = torch.arange(layout.length)
-        return stack.run_layers(sequence_BLD, positions_L, range(stack.n_layers))
+        return stack.run_layers(sequence_BLD, torch.arange(length), range(stack.n_layers))
     rule_LL = None
     if stack.causal:
-        rule_LL = torch.ones(layout.length, layout.length, dtype=torch.bool).tril()
+        rule_LL = torch.ones(length, length, dtype=torch.bool).tril()
     hidden_BLD = sequence_BLD
     for layer in range(stack.n_layers):
         hidden_BLD = stack.run_layers(
             hidden_BLD,
-            leaving.positions(layer, layout),
+            leaving.positions(layer, layout, length),
             (layer,),
-            visible_BNK=leaving.sees(layer, layout, rule_LL),
+            visible_BNK=leaving.sees(layer, layout, length, rule_LL),
         )
     return hidden_BLD
 
 
-def make_config(tokenizer: Tokenizer, name: str, size: dict[str, int]) -> dict[str, Any]:
+def make_config(
+    tokenizer: Tokenizer, policy: str, name: str, size: dict[str, int]
+) -> dict[str, Any]:
     """config.json, as scripts/make_tiny.py writes it, of another shape.
 
     Args:
         tokenizer: of the checkpoint.
+        policy: one of `SUBJECTS`.
         name: rows and reports call the checkpoint so.
         size: patch (pixels), tower_width, tower_depth (one more than run), width, depth.
     """
@@ -157,6 +298,8 @@ def make_config(tokenizer: Tokenizer, name: str, size: dict[str, int]) -> dict[s
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
     }
+    if policy == "openvla":
+        config = make_tiny.with_action_tokens(config)
     config["vlaprune"] = {"name": name, "trained": True, "assets": "lite"}
     return config
 
@@ -167,7 +310,7 @@ def prompt_ids(tokenizer: Tokenizer, config: dict[str, Any], instruction: str) -
     return [*ids, config["prompt_suffix_token_id"]]
 
 
-def initialise(model: TinyOFT, seed: int, fixed: Tensor) -> None:
+def initialise(model: Subject, seed: int, fixed: Tensor) -> None:
     """Random weights; branches of residual blocks start small.
 
     Args:
@@ -194,20 +337,20 @@ def initialise(model: TinyOFT, seed: int, fixed: Tensor) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith(("pos_embed", "cls_token", "reg_token")):
             nn.init.normal_(parameter, std=0.3, generator=generator)
-    last = model.action_head.model.fc2
-    with torch.no_grad():
-        last.weight.mul_(0.3)
-        last.weight[fixed] = 0.0
-        last.bias[fixed] = -1.0
+    if isinstance(model, TinyOFT):
+        last = model.action_head.model.fc2
+        with torch.no_grad():
+            last.weight.mul_(0.3)
+            last.weight[fixed] = 0.0
+            last.bias[fixed] = -1.0
 
 
-def hold_fixed(model: TinyOFT, fixed: Tensor) -> None:
-    """Take the gradient from the head's rows of action dimensions nobody uses."""
-    last = model.action_head.model.fc2
-    assert last.weight.grad is not None
-    assert last.bias.grad is not None
-    last.weight.grad[fixed] = 0.0
-    last.bias.grad[fixed] = 0.0
+def hold_fixed(model: Subject, fixed: Tensor) -> None:
+    """Take the gradient from the rows of action dimensions nobody uses."""
+    for name in model.fixed_rows:
+        gradient = model.get_parameter(name).grad
+        assert gradient is not None
+        gradient[fixed] = 0.0
 
 
 def pixels(images_B: Tensor, gain_BN: Tensor, offset_BN: Tensor, dtype: torch.dtype) -> Tensor:
@@ -240,7 +383,7 @@ def linear_patches(module: PatchEmbed, image_BCHW: Tensor) -> Tensor:
     return F.linear(rows_BVP, weight.flatten(1), module.proj.bias)
 
 
-def speed_up(model: TinyOFT, compiled: bool) -> None:
+def speed_up(model: Subject, compiled: bool) -> None:
     """Replace slow forwards by equal ones; with `compiled`, by generated code (needs a C++)."""
     backbone = model.prismatic.vision_backbone
     towers = (backbone.featurizer, backbone.fused_featurizer)
@@ -261,7 +404,7 @@ def compute_with(module: nn.Module, forward: Callable[..., Tensor]) -> None:
     module.__dict__["forward"] = forward
 
 
-def begin_with(model: TinyOFT, folder: Path) -> None:
+def begin_with(model: Subject, folder: Path) -> None:
     """Take the weights of a checkpoint `export` wrote; the auxiliary head keeps its own.
 
     Args:
@@ -274,7 +417,7 @@ def begin_with(model: TinyOFT, folder: Path) -> None:
     parts: dict[str, dict[str, Tensor]] = {}
     try:
         parts["prismatic"] = load_file(folder / "model.safetensors")
-        for part in ("proprio_projector", "action_head"):
+        for part in model.parts:
             state = torch.load(folder / f"{part}--0_checkpoint.pt", weights_only=True)
             parts[part] = {k.removeprefix("module."): value for k, value in state.items()}
         for part, state in parts.items():
@@ -286,6 +429,7 @@ def begin_with(model: TinyOFT, folder: Path) -> None:
 
 
 def export(
+    model: Subject,
     weights: dict[str, Tensor],
     folder: Path,
     config: dict[str, Any],
@@ -294,17 +438,12 @@ def export(
 ) -> None:
     """Write a checkpoint folder in the published layout; the auxiliary head stays behind."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, dict[str, Tensor]] = {
-        "prismatic": {},
-        "proprio_projector": {},
-        "action_head": {},
-        "auxiliary": {},
-    }
+    parts: dict[str, dict[str, Tensor]] = {p: {} for p in ("prismatic", "auxiliary", *model.parts)}
     for name, value in weights.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = value.detach().to(torch.float16).contiguous()
     save_file(parts["prismatic"], folder / "model.safetensors")
-    for part in ("proprio_projector", "action_head"):
+    for part in model.parts:
         state = {f"module.{name}": value for name, value in parts[part].items()}
         torch.save(state, folder / f"{part}--0_checkpoint.pt")
     (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")

@@ -20,9 +20,8 @@ from torch.nn.functional import kl_div
 from tiny import dropout
 from tiny.data import Demos
 from tiny.dropout import Leaving
-from tiny.network import AUX_DIM, TinyOFT, hold_fixed, pixels
+from tiny.network import AUX_DIM, Batch, Subject, hold_fixed, pixels
 from tiny.views import shares
-from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
 
 GRIPPER_WEIGHT = 2.0
@@ -82,7 +81,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: TinyOFT,
+        model: Subject,
         demos: Demos,
         prompts: list[list[int]],
         optimisation: Optimisation,
@@ -187,16 +186,17 @@ class Trainer:
         # early on, an average over few steps: the first weights are soon forgotten
         keep = min(self.o.averaging, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            last = "action_head.model.fc2.weight"
-            self.master[last][self.fixed] = 0.0
+            for name in self.model.fixed_rows:  # weights decay, biases do not
+                if self.master[name].ndim > 1:
+                    self.master[name][self.fixed] = 0.0
             torch._foreach_lerp_(
                 list(self.average.values()), list(self.master.values()), 1.0 - keep
             )
         self._put(self.master)
         return float(norm)
 
-    def _batch(self, index_B: np.ndarray, rng: np.random.Generator | None) -> tuple[Tensor, ...]:
-        """Pixels, proprio, prompts, actions and auxiliary targets; augmented where `rng` is."""
+    def _batch(self, index_B: np.ndarray, rng: np.random.Generator | None) -> Batch:
+        """Samples; augmented where `rng` is."""
         o, demos, shape = self.o, self.demos, (len(index_B), 2)
         gain, offset = np.ones(shape), np.zeros(shape)
         proprio = demos.proprio_NP[index_B]
@@ -206,7 +206,7 @@ class Trainer:
             proprio = proprio + o.proprio_noise * rng.standard_normal(proprio.shape)
         gain_BN, offset_BN = (torch.from_numpy(x).float() for x in (gain, offset))
         prompts = torch.stack([self.prompts[k] for k in demos.instruction_N[index_B]])
-        return (
+        return Batch(
             pixels(demos.images(index_B), gain_BN, offset_BN, self.dtype),
             torch.from_numpy(proprio).to(self.dtype),
             prompts,
@@ -218,12 +218,11 @@ class Trainer:
 
     def _leaving(self, rng: np.random.Generator) -> Leaving | None:
         """Which visual tokens of a batch leave on the way."""
-        o, model = self.o, self.model.prismatic
+        o, model = self.o, self.model
         if not o.token_dropout:
             return None
-        grids = (model.vision_backbone.grid,) * OpenVLAOFT.cameras
-        layers = model.language_model.n_layers
-        return dropout.draw(rng, o.micro_batch, grids, layers, o.token_dropout)
+        layers = model.prismatic.language_model.n_layers
+        return dropout.draw(rng, o.micro_batch, model.grids, layers, o.token_dropout)
 
     def _shares(self, index_B: np.ndarray) -> np.ndarray:
         """Which visual tokens show target, goal and hand: (B, V), each row 1 in all."""
@@ -232,26 +231,24 @@ class Trainer:
             [demos.suites[k] for k in demos.suite_N[index_B]],
             demos.hand_N6[index_B],
             demos.points_N33[index_B],
-            self.model.prismatic.vision_backbone.grid,
+            self.model.grids,
             OPENVLA_PROTOCOL.crop_area,
         )
 
-    def _losses(self, batch: tuple[Tensor, ...], leaving: Leaving | None) -> dict[str, Tensor]:
+    def _losses(self, batch: Batch, leaving: Leaving | None) -> dict[str, Tensor]:
         """Losses of what `_batch` gave; `loss` is what is minimised."""
         o = self.o
-        pixels_BCHW, proprio_BP, prompt_BT, actions, aux, words, shares_BV = batch
-        outputs = self.model(pixels_BCHW, proprio_BP, prompt_BT, leaving)
-        said, told, scores_BV = (x.float() for x in outputs)
-        error = (said - actions).abs()
+        acted, told, scores_BV = self.model.learn(batch, leaving, self.fixed)
+        told, scores_BV = told.float(), scores_BV.float()
+        aux, words = batch.aux_BX, batch.words_BW
         losses = {
-            "motion": error[..., :-1][..., ~self.fixed[:-1]].mean(),
-            "gripper": error[..., -1].mean(),
+            **acted,
             "place": (told[:, :6] - aux[:, :6]).abs().mean(),
             "holding": cross_entropy(told[:, 6], aux[:, 6]),
             # of one instruction alone, no word varies
             "words": cross_entropy(told[:, AUX_DIM + self.varying], words, reduction="sum")
             / max(1, words.numel()),
-            "grounding": kl_div(scores_BV.log_softmax(1), shares_BV, reduction="batchmean"),
+            "grounding": kl_div(scores_BV.log_softmax(1), batch.shares_BV, reduction="batchmean"),
         }
         auxiliary = losses["place"] + 0.5 * losses["holding"] + 0.5 * losses["words"]
         loss = losses["motion"] + GRIPPER_WEIGHT * losses["gripper"]

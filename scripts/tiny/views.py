@@ -37,7 +37,7 @@ def shares(
     suites_B: list[str],
     hand_B6: np.ndarray,
     points_BN3: np.ndarray,
-    grid: tuple[int, int],
+    grids: tuple[tuple[int, int], ...],
     crop_area: float,
 ) -> np.ndarray:
     """How much of each visual token belongs to the points.
@@ -46,24 +46,25 @@ def shares(
         suites_B: suite of each sample.
         hand_B6: end effector: position, axis times angle.
         points_BN3: N points a sample, metres, world frame.
-        grid: rows and columns of visual tokens of a camera.
+        grids: rows and columns of visual tokens of the first camera, or of each of the two.
         crop_area: share of a frame's area the policy sees.
 
     Returns:
-        (B, V) float32 over the tokens of both cameras, in all 1: a Gaussian of equal weight about
+        (B, V) float32 over the tokens of those cameras, in all 1: a Gaussian of equal weight about
         every point in every frame that shows it (0 throughout where none does).
     """
     turn = Rotation.from_rotvec(hand_B6[:, 3:])
     wrist_at = hand_B6[:, :3] + turn.apply(WRIST.position)
-    wrist_turn = turn * rotation(WRIST)
     agent_at = np.array([AGENT[suite].position for suite in suites_B])
     agent_turn = Rotation.concatenate([rotation(AGENT[suite]) for suite in suites_B])
     fovy_B = np.array([AGENT[suite].fovy for suite in suites_B])
+    cameras = (
+        (agent_at, agent_turn, fovy_B),
+        (wrist_at, turn * rotation(WRIST), np.full(len(hand_B6), WRIST.fovy)),
+    )
     sides = [
-        _camera(agent_at, agent_turn, fovy_B, points_BN3, grid, crop_area),
-        _camera(
-            wrist_at, wrist_turn, np.full(len(hand_B6), WRIST.fovy), points_BN3, grid, crop_area
-        ),
+        _camera(*camera, points_BN3, grid, crop_area)
+        for camera, grid in zip(cameras, grids, strict=False)  # the wrist's is not always seen
     ]
     weight_BV = np.concatenate(sides, axis=1)
     total_B1 = weight_BV.sum(1, keepdims=True)
