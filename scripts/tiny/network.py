@@ -25,8 +25,9 @@ from vlaprune_bench.policies.prismatic.model import Prismatic
 from vlaprune_bench.policies.prismatic.openvla import OpenVLA
 from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.prismatic.policy import PrismaticVLA
-from vlaprune_bench.policies.prismatic.vision import LayerScale, PatchEmbed
+from vlaprune_bench.policies.prismatic.vision import LayerScale
 from vlaprune_bench.policies.transformer.stack import Stack
+from vlaprune_bench.policies.vla import VLA
 from vlaprune_bench.types import TokenLayout, UserError
 
 ACTION_DIM, PROPRIO_DIM, AUX_DIM = 7, 8, 7
@@ -59,25 +60,23 @@ scores of `pruning.static` at layer 0."""
 class Subject(nn.Module):
     """A policy's networks with gradients, and an auxiliary head."""
 
-    policy: type[PrismaticVLA]
+    policy: type[VLA]
     parts: tuple[str, ...] = ()
     """Modules that are files of their own beside the model's."""
     fixed_rows: tuple[str, ...] = ()
     """Parameters with a row for each action dimension; those of dimensions nobody uses hold."""
+    stack: Stack
+    grids: tuple[tuple[int, int], ...]
+    """(rows, columns) of each camera's tokens."""
 
-    def __init__(self, config: dict[str, Any], attention: str, logits: bool) -> None:
+    def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
-        self.prismatic = Prismatic(config, attention, sees=self.policy.sees, logits=logits)
-        width = self.prismatic.language_model.width
-        said = AUX_DIM + self.prismatic.language_model.vocab_size
         self.auxiliary = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, said)
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, AUX_DIM + vocabulary),
         )
-
-    @property
-    def grids(self) -> tuple[tuple[int, int], ...]:
-        """(rows, columns) of each camera's tokens."""
-        return (self.prismatic.vision_backbone.grid,) * self.policy.cameras
 
     def learn(self, batch: Batch, leaving: Leaving | None, fixed: Tensor) -> Learned:
         """What the losses are made of.
@@ -91,15 +90,55 @@ class Subject(nn.Module):
 
     def scores(self, text_BTD: Tensor, patches_BVD: Tensor) -> Tensor:
         """Mean of q k^T / sqrt(head_dim) over heads and text at layer 0, (B, V)."""
-        model = self.prismatic.language_model
-        layer: Any = model.model.layers[0]
+        stack, layer = self.stack, self.stack.block(0)
         query_BD = layer.self_attn.q_proj(layer.input_layernorm(text_BTD).mean(1))
         keys_BVD = layer.self_attn.k_proj(layer.input_layernorm(patches_BVD))
-        head_dim = query_BD.shape[-1] // model.heads
-        return (keys_BVD @ query_BD[..., None])[..., 0] / (model.heads * head_dim**0.5)
+        # query heads that share a key head see the same keys
+        query_BK = (
+            query_BD.view(len(query_BD), stack.kv_heads, -1, stack.head_dim).sum(2).flatten(1)
+        )
+        return (keys_BVD @ query_BK[..., None])[..., 0] / (stack.heads * stack.head_dim**0.5)
+
+    def slow_modules(self) -> list[nn.Module]:
+        """Those that generated code is worth it for, beside decoder layers."""
+        raise NotImplementedError
+
+    def patch_embeddings(self) -> list[tuple[nn.Module, nn.Conv2d]]:
+        """Modules that are convolutions over patches, with the convolution."""
+        raise NotImplementedError
 
 
-class TinyOFT(Subject):
+class PrismaticSubject(Subject):
+    """An OpenVLA of either kind."""
+
+    policy: type[PrismaticVLA]
+
+    def __init__(self, config: dict[str, Any], attention: str, logits: bool) -> None:
+        prismatic = Prismatic(config, attention, sees=self.policy.sees, logits=logits)
+        super().__init__(prismatic.language_model.width, prismatic.language_model.vocab_size)
+        self.prismatic = prismatic
+
+    @property
+    def stack(self) -> Stack:  # type: ignore[override]
+        return self.prismatic.language_model
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:  # type: ignore[override]
+        return (self.prismatic.vision_backbone.grid,) * self.policy.cameras
+
+    def slow_modules(self) -> list[nn.Module]:
+        """Towers and projector."""
+        backbone = self.prismatic.vision_backbone
+        return [backbone.featurizer, backbone.fused_featurizer, self.prismatic.projector]
+
+    def patch_embeddings(self) -> list[tuple[nn.Module, nn.Conv2d]]:
+        """Of the towers."""
+        backbone = self.prismatic.vision_backbone
+        embeds = [t.patch_embed for t in (backbone.featurizer, backbone.fused_featurizer)]
+        return [(embed, embed.proj) for embed in embeds]
+
+
+class TinyOFT(PrismaticSubject):
     """An OpenVLA-OFT."""
 
     policy = OpenVLAOFT
@@ -170,7 +209,7 @@ class TinyOFT(Subject):
         return {"motion": moved, "gripper": error[..., -1].mean()}, told, scores
 
 
-class TinyOpenVLA(Subject):
+class TinyOpenVLA(PrismaticSubject):
     """An OpenVLA: the tokens of one action, one after the other."""
 
     policy = OpenVLA
@@ -319,7 +358,7 @@ def initialise(model: Subject, seed: int, fixed: Tensor) -> None:
             the orientation it was told (a rotation of 1e-9 would make it follow the drift).
     """
     generator = torch.Generator().manual_seed(seed)
-    depth = model.prismatic.language_model.n_layers
+    depth = model.stack.n_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             std = module.weight[0].numel() ** -0.5
@@ -374,28 +413,26 @@ def pixels(images_B: Tensor, gain_BN: Tensor, offset_BN: Tensor, dtype: torch.dt
     return torch.cat(towers, dim=2).flatten(1, 2)
 
 
-def linear_patches(module: PatchEmbed, image_BCHW: Tensor) -> Tensor:
-    """`PatchEmbed.forward` as one matrix product: on a CPU its gradient is far cheaper."""
-    weight = module.proj.weight
-    side = weight.shape[-1]
+def linear_patches(conv: nn.Conv2d, image_BCHW: Tensor) -> Tensor:
+    """A convolution over patches, (B, patches, width): on a CPU the gradient of a matrix product is
+    far cheaper."""
+    side = conv.weight.shape[-1]
     patches = image_BCHW.unflatten(3, (-1, side)).unflatten(2, (-1, side))
     rows_BVP = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-    return F.linear(rows_BVP, weight.flatten(1), module.proj.bias)
+    return F.linear(rows_BVP, conv.weight.flatten(1), conv.bias)
 
 
 def speed_up(model: Subject, compiled: bool) -> None:
     """Replace slow forwards by equal ones; with `compiled`, by generated code (needs a C++)."""
-    backbone = model.prismatic.vision_backbone
-    towers = (backbone.featurizer, backbone.fused_featurizer)
-    for tower in towers:
-        compute_with(tower.patch_embed, partial(linear_patches, tower.patch_embed))
+    for module, conv in model.patch_embeddings():
+        compute_with(module, partial(linear_patches, conv))
     if not compiled:
         return
     torch._dynamo.config.recompile_limit = 64  # one variant a prompt length
     layer_forward = torch.compile(LlamaDecoderLayer.forward, dynamic=False)
-    for layer in model.prismatic.language_model.model.layers:
+    for layer in model.stack.model.layers:
         compute_with(layer, MethodType(layer_forward, layer))
-    for module in (*towers, model.prismatic.projector):
+    for module in model.slow_modules():
         compute_with(module, torch.compile(module.forward, dynamic=False))
 
 

@@ -102,7 +102,7 @@ class Trainer:
         self.best = -1.0
         self.fixed = torch.from_numpy(demos.fixed)
         self.prompts = [torch.tensor(p) for p in prompts]
-        words_IW = torch.zeros(len(prompts), model.prismatic.language_model.vocab_size)
+        words_IW = torch.zeros(len(prompts), model.stack.vocab_size)
         for row, prompt in zip(words_IW, self.prompts, strict=True):
             row[prompt] = 1.0
         # those that tell instructions apart
@@ -113,7 +113,8 @@ class Trainer:
         # the network computes in `dtype`; the optimiser moves float32 copies
         self.master = {k: p.detach().clone().float() for k, p in self.named.items()}
         self.average = {k: p.clone() for k, p in self.master.items()}
-        model.to(self.dtype)
+        for parameter in model.parameters():  # not the buffers: rotations are float32 in inference
+            parameter.data = parameter.data.to(self.dtype)
         matrices = [p for p in self.master.values() if p.ndim > 1]
         others = [p for p in self.master.values() if p.ndim <= 1]
         self.optimiser = torch.optim.AdamW(
@@ -221,8 +222,7 @@ class Trainer:
         o, model = self.o, self.model
         if not o.token_dropout:
             return None
-        layers = model.prismatic.language_model.n_layers
-        return dropout.draw(rng, o.micro_batch, model.grids, layers, o.token_dropout)
+        return dropout.draw(rng, o.micro_batch, model.grids, model.stack.n_layers, o.token_dropout)
 
     def _shares(self, index_B: np.ndarray) -> np.ndarray:
         """Which visual tokens show target, goal and hand: (B, V), each row 1 in all."""
