@@ -11,7 +11,7 @@ One row is one frame, as the policy receives it, with the expert's actions from 
 
     suite, task, instruction    which task
     demo, seed, step, n_steps   which demonstration, its placement, the frame's step, its length
-    agentview_jpeg, wrist_jpeg  256 x 256, quality 95
+    agentview_jpeg, wrist_jpeg  256 x 256 (--protocol lerobot: 360 x 360), quality 95
     eef_pos, eef_quat (xyzw), gripper_qpos    as the observation has them
     actions                     8 x 7, flattened: this step's and the next seven
     target_pos, goal_pos        where the thing to grasp is now, and where it is to go
@@ -36,7 +36,7 @@ from PIL import Image
 
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.tasks import TaskKey
-from vlaprune_bench.types import Observation
+from vlaprune_bench.types import PROTOCOLS, Observation
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal")
 LONG_SUITE = "libero_10"
@@ -159,7 +159,9 @@ def make_task(suite: str, task: int, args: argparse.Namespace) -> None:
         return
     fresh: list[dict[str, Any]] = []
     before, first_seed, start, steps = kept, seed, time.perf_counter(), 0
-    with SampledTask(TaskKey(suite, task, resolve_assets(args.assets, "lite"))) as env:
+    with SampledTask(
+        TaskKey(suite, task, resolve_assets(args.assets, "lite"), PROTOCOLS[args.protocol])
+    ) as env:
         head = {"suite": suite, "task": task, "instruction": env.instruction}
         while kept < demos:
             if seed - first_seed >= 20 and kept - before < (seed - first_seed) // 4:
@@ -193,6 +195,9 @@ def main() -> None:
     parser.add_argument("--task", action="append", type=int, help="default: every task")
     parser.add_argument("--demos", type=int, default=60, help="demonstrations a task")
     parser.add_argument("--assets", default="lite", help="lite, real, or a folder")
+    parser.add_argument(
+        "--protocol", default="openvla", choices=PROTOCOLS, help="whose cameras look: their size"
+    )
     parser.add_argument("--every", type=int, default=8, help="steps between frames")
     parser.add_argument("--every-near", type=int, default=4, help="around grasp and release")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Train a tiny OpenVLA-OFT or OpenVLA from scripted demonstrations, on one CPU core.
+"""Train a tiny OpenVLA-OFT, OpenVLA or SmolVLA from scripted demonstrations, on one CPU core.
 
     python scripts/train_tiny.py --demos results/demos --out results/tiny/spatial --minutes 60
 
@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from make_tiny import make_tokenizer
-from tiny.data import Demos, load_demos
-from tiny.network import SUBJECTS, begin_with, export, initialise, make_config, prompt_ids, speed_up
+from tiny.data import CONVENTIONS, Demos, load_demos
+from tiny.network import begin_with, speed_up
+from tiny.subjects import SUBJECTS
 from tiny.train import Optimisation, Trainer, choose_dtype
 
 from vlaprune_bench.types import UserError
@@ -45,7 +45,7 @@ class Settings:
     """Prepared frames, 0.3 MB a sample; may be deleted."""
     start: Path | None = None
     """Checkpoint folder whose weights a new run begins with; by default they are random."""
-    policy: Literal["openvla-oft", "openvla"] = "openvla-oft"
+    policy: Literal["openvla-oft", "openvla", "smolvla"] = "openvla-oft"
     """What is trained."""
     name: str = "tiny-spatial"
     """Name of the checkpoint in rows and reports."""
@@ -105,7 +105,8 @@ class Run:
     def __init__(self, settings: Settings) -> None:
         self.settings = s = settings
         s.out.mkdir(parents=True, exist_ok=True)
-        self.tokenizer = make_tokenizer()
+        subject = SUBJECTS[s.policy]
+        self.tokenizer = subject.tokenizer()
         self.size: dict[str, Any] = {
             "patch": s.patch,
             "tower_width": s.tower_width,
@@ -114,19 +115,25 @@ class Run:
             "depth": s.depth,
         }
         self.kept_settings = self.size | {"start": s.start and str(s.start), "policy": s.policy}
-        self.config = make_config(self.tokenizer, s.policy, s.name, self.size)
+        self.config = subject.config(self.tokenizer, s.name, self.size, IMAGE, list(s.suites))
         self.demos: Demos = load_demos(
-            s.demos, s.cache.expanduser(), IMAGE, list(s.suites), list(s.tasks), s.out / "last"
+            s.demos,
+            s.cache.expanduser(),
+            IMAGE,
+            list(s.suites),
+            list(s.tasks),
+            s.out / "last",
+            CONVENTIONS[subject.data],
         )
         torch.manual_seed(s.train.seed)
         self.dtype = choose_dtype(s.train.dtype, self.state)
         # the backward pass of fused attention in bfloat16 is several times slower on a CPU
-        model = SUBJECTS[s.policy](self.config, "eager" if self.dtype == "bfloat16" else "sdpa")
-        initialise(model, s.train.seed, torch.from_numpy(self.demos.fixed))
+        model = subject(self.config, "eager" if self.dtype == "bfloat16" else "sdpa")
+        model.initialise(s.train.seed, torch.from_numpy(self.demos.fixed))
         if s.start is not None:
             begin_with(model, s.start)
         speed_up(model, s.compile)
-        prompts = [prompt_ids(self.tokenizer, self.config, t) for t in self.demos.instructions]
+        prompts = [subject.prompt(self.tokenizer, self.config, t) for t in self.demos.instructions]
         self.trainer = Trainer(model, self.demos, prompts, s.train, self.dtype)
         if self.state.is_file():
             self.trainer.load(self.state, self.kept_settings)
@@ -138,8 +145,7 @@ class Run:
     def save(self) -> None:
         """Write the state, and the averaged weights as a checkpoint."""
         self.trainer.save(self.state, self.kept_settings)
-        export(
-            self.trainer.model,
+        self.trainer.model.export(
             self.trainer.average,
             self.settings.out / "last",
             self.config,
@@ -187,7 +193,8 @@ class Run:
             (self.demos.suites[s], int(t))
             for s, t in zip(self.demos.suite_N, self.demos.task_N, strict=True)
         }
-        rows = roll_out(last, sorted(pairs), self.settings.episodes, stop.is_set)
+        protocol = CONVENTIONS[self.trainer.model.data].protocol
+        rows = roll_out(last, sorted(pairs), self.settings.episodes, protocol, stop.is_set)
         if rows is None:
             return
         step = self.trainer.step

@@ -12,6 +12,7 @@ from experts.world import SampledTask, World
 from PIL import Image
 
 from vlaprune_bench.policies import load_policy
+from vlaprune_bench.policies.checkpoint import Checkpoint
 from vlaprune_bench.policies.normalize import Bounds, robot_state, to_gripper_command
 from vlaprune_bench.policies.preprocess import pixel_values, prepare_frames
 from vlaprune_bench.pruning.base import Pruner, Selection
@@ -19,7 +20,7 @@ from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.pruning.static import Static
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.tasks import TaskKey
-from vlaprune_bench.types import OPENVLA_PROTOCOL, Observation, UserError
+from vlaprune_bench.types import LEROBOT_PROTOCOL, OPENVLA_PROTOCOL, Observation, UserError
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SUITE = "libero_spatial"
@@ -54,13 +55,13 @@ def demos(tmp_path_factory):
     return folder
 
 
-def row(rng, task, instruction, k):
+def row(rng, task, instruction, k, side=256):
     place = rng.uniform(-0.2, 0.2, 3)
     actions = np.zeros((8, 7))
     actions[:, :3] = place / 0.2
     actions[:, 6] = np.where(place[0] > 0, 1.0, -1.0)
     buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (256, 256, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    Image.fromarray(rng.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(buffer, "JPEG")
     return {
         "suite": SUITE,
         "task": task,
@@ -203,11 +204,9 @@ def acted_on(folder, method, seen):
 
 def trained_on(run, policy, memory, seen, leaving=None):
     """Training's forward on the same: normalised actions and the text-vision scores."""
-    from tiny.network import pixels
-
     frames = prepare_frames(seen.images, OPENVLA_PROTOCOL, 224, torch.device("cpu"))
     one = torch.ones(1, 2)
-    x = pixels(frames.byte()[None], one, 0 * one, torch.float32)
+    x = run.trainer.model.pixels(frames.byte()[None], one, 0 * one, torch.float32)
     torch.testing.assert_close(x, pixel_values(frames, torch.float32), atol=1e-5, rtol=1e-5)
     proprio = torch.from_numpy(policy.proprio_bounds.normalize(robot_state(seen))).float()
     with torch.no_grad(), run.trainer.averaged():
@@ -287,7 +286,6 @@ def test_an_openvlas_loss_falls(openvla):
 def test_an_openvla_is_trained_as_it_acts(openvla, at, renumber):
     """Told the tokens that the policy chose, training finds each of them the best."""
     from tiny.dropout import Leaving
-    from tiny.network import pixels
 
     seen, kept = some_observation(), (1, 2, 5, 11, 14)
     method = NoPruning() if at is None else Given(kept, at, renumber)
@@ -300,7 +298,7 @@ def test_an_openvla_is_trained_as_it_acts(openvla, at, renumber):
         leaving = Leaving(stays_V[None], torch.tensor([at]), torch.tensor([renumber]))
     frames = prepare_frames(seen.images, OPENVLA_PROTOCOL, 224, torch.device("cpu"))
     one = torch.ones(1, 2)
-    x = pixels(frames.byte()[None], one, 0 * one, torch.float32)[:, :6]
+    x = openvla.trainer.model.pixels(frames.byte()[None], one, 0 * one, torch.float32)
     model, chosen = openvla.trainer.model, torch.empty(1, 0, dtype=torch.long)
     with torch.no_grad(), openvla.trainer.averaged():
         while chosen.shape[1] < 7:
@@ -322,6 +320,99 @@ def test_an_openvlas_targets_are_the_tokens_of_its_actions(openvla):
     tokens = model.tokens.vocabulary - 1 - model.bins(actions)
     decoded = model.tokens.actions(tokens[0], torch.zeros(7))
     np.testing.assert_allclose(decoded, actions[0].clamp(-1, 1), atol=1 / 255 + 1e-6)
+
+
+@pytest.fixture(scope="module")
+def smolvla(script, settings, tmp_path_factory):
+    """A run of a SmolVLA that ended, with the weights that were written."""
+    folder = tmp_path_factory.mktemp("demos360")
+    (folder / SUITE).mkdir()
+    rng = np.random.default_rng(0)
+    rows = [row(rng, 1, INSTRUCTIONS[1], k, 360) for k in range(ROWS)]
+    pd.DataFrame(rows).to_parquet(folder / SUITE / "task01.parquet")
+    out = tmp_path_factory.mktemp("smolvla")
+    settings = replace(settings, policy="smolvla", demos=folder, out=out)
+    script.main(settings)
+    run = script.Run(settings)
+    run.trainer.average = {k: v.half().float() for k, v in run.trainer.average.items()}
+    return run
+
+
+def test_a_smolvlas_loss_falls(smolvla):
+    log = pd.DataFrame(smolvla.trainer.log)
+    assert log.loss[-3:].mean() < 0.9 * log.loss[:3].mean()
+    assert np.abs(smolvla.demos.actions_NA[..., :3].mean()) < 1e-5
+    assert smolvla.demos.actions_NA[..., 6].std() == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("at", [None, 0, 1])
+@pytest.mark.parametrize("renumber", [False, True])
+def test_a_smolvla_is_trained_as_it_acts(smolvla, at, renumber):
+    """Euler steps of training's velocities are what the policy does, through the files."""
+    from tiny.data import CONVENTIONS
+    from tiny.dropout import Leaving
+
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 255, (2, 360, 360, 3), dtype=np.uint8)
+    seen, kept = replace(some_observation(), images=images), (1, 2, 5, 11, 20, 31)
+    method = NoPruning() if at is None else Given(kept, at, renumber)
+    folder = str(smolvla.settings.out / "last")
+    policy = load_policy(folder, method, suite=SUITE, device="cpu", protocol=LEROBOT_PROTOCOL)
+    assert (policy.info.policy, policy.info.trained) == ("smolvla", True)
+    memory = policy.start(INSTRUCTIONS[1], 0)
+    inputs = policy._inputs(memory, seen)
+    acted = policy.act(memory, seen, np.concatenate([seen.eef_pos, seen.eef_quat])[None])
+    leaving = None
+    if at is not None:
+        stays_V = torch.zeros(32, dtype=torch.bool).index_fill(0, torch.tensor(kept), True)
+        leaving = Leaving(stays_V[None], torch.tensor([at]), torch.tensor([renumber]))
+    model, one, lerobot = smolvla.trainer.model, torch.ones(1, 2), CONVENTIONS["lerobot"]
+    x = model.pixels(
+        torch.from_numpy(lerobot.frames(images, 224))[None], one, 0 * one, torch.float32
+    )
+    torch.testing.assert_close(x, inputs.pixels_1CHW, atol=0.51 / 127.5, rtol=0.0)
+    entry = smolvla.demos.statistics[SUITE]
+    state = lerobot.scale(entry, SUITE, "proprio", lerobot.state(seen))
+    np.testing.assert_allclose(state, inputs.proprio, atol=1e-4)
+    actions = inputs.noise_1CA
+    with torch.no_grad(), smolvla.trainer.averaged():
+        for step in range(10):
+            (velocity,), _, scores = model(
+                inputs.pixels_1CHW,
+                inputs.state_S[None],
+                memory.prompt_T,
+                [(step, actions)],
+                leaving,
+            )
+            actions = actions - velocity / 10
+    wanted = policy._actions(actions[0].double().numpy())
+    np.testing.assert_allclose(acted.actions, wanted, atol=2e-5)
+    assert (acted.actions[:, 3:6] == 0.0).all()  # nobody rotated: exactly nothing is sent
+    if at is None:
+        static = Static(keep=0.25)
+        other = load_policy(folder, static, suite=SUITE, device="cpu", protocol=LEROBOT_PROTOCOL)
+        poses = np.concatenate([seen.eef_pos, seen.eef_quat])[None]
+        kept = other.act(other.start(INSTRUCTIONS[1], 0), seen, poses).measures.kept_visual
+        best = scores[0].unflatten(0, (2, 16)).topk(4).indices + torch.tensor([[0], [16]])
+        assert kept == sorted(best.flatten().tolist())
+
+
+def test_frames_of_another_protocol_are_refused(script, smolvla, settings, tmp_path):
+    mixed = replace(settings, policy="smolvla", out=tmp_path)
+    with pytest.raises(UserError, match="its frames are 256 pixels wide; protocol lerobot has 360"):
+        script.Run(mixed)
+
+
+def test_a_smolvla_goes_on_from_its_files(script, smolvla, tmp_path):
+    begun = replace(smolvla.settings, start=smolvla.settings.out / "last", out=tmp_path)
+    run = script.Run(begun)
+    for name, value in run.trainer.master.items():
+        if not name.startswith("auxiliary"):
+            assert torch.equal(value, smolvla.trainer.average[name]), name
+    found = Checkpoint.find(str(smolvla.settings.out / "last"))
+    found.check_for(SUITE)
+    with pytest.raises(UserError, match=f"suite is libero_10; .* is trained on {SUITE}"):
+        found.check_for("libero_10")
 
 
 @pytest.mark.sim

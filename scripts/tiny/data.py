@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -18,11 +19,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import simplejpeg
 import torch
+from safetensors.torch import load_file
 
-from vlaprune_bench.policies.normalize import Bounds, axis_angle
+from vlaprune_bench.policies.flow.inputs import Normaliser, prepare_images
+from vlaprune_bench.policies.flow.inputs import robot_state as flow_state
+from vlaprune_bench.policies.normalize import Bounds, axis_angle, robot_state
 from vlaprune_bench.policies.preprocess import prepare_frames
 from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
-from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
+from vlaprune_bench.types import (
+    LEROBOT_PROTOCOL,
+    OPENVLA_PROTOCOL,
+    EvalProtocol,
+    Observation,
+    UserError,
+)
 
 ACTION_DIM = 7
 NUMBERS = ("task", "demo", "actions", "target_pos", "goal_pos", "holding")
@@ -31,6 +41,27 @@ HELD_OUT = 20
 """Every so many demonstrations of a task, one is kept for the validation loss."""
 METRES = 0.1
 """Auxiliary targets are positions in units of this."""
+Statistics = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a family of policies is shown and told, and how it says actions."""
+
+    protocol: EvalProtocol
+    """It is evaluated so; demonstrations have frames of its size."""
+    frames: Callable[[np.ndarray, int], np.ndarray]
+    """(n, H, W, 3) uint8 frames and the side of the input, to (n, 3, side, side) uint8."""
+    state: Callable[[Observation], np.ndarray]
+    """(8,) robot state."""
+    opened: bool
+    """Whether the gripper is 0 (closed) or 1 (open); else as the environment has it, 1 or -1."""
+    statistics: Callable[[np.ndarray, np.ndarray], Statistics]
+    """Of (N, 8, 7) actions and (N, 8) states."""
+    stored: Callable[[Path], dict[str, Statistics]]
+    """Of a checkpoint folder, by suite; none where there is no such folder."""
+    scale: Callable[[Statistics, str, str, np.ndarray], np.ndarray]
+    """Statistics, suite, "action" or "proprio", and values, to what the network says or is told."""
 
 
 @dataclass
@@ -74,8 +105,9 @@ class Demos:
 
 
 def load_demos(
-    folder: Path, cache: Path, size: int, suites: list[str], tasks: list[int], begun: Path
-) -> Demos:
+    folder: Path, cache: Path, size: int, suites: list[str], tasks: list[int], begun: Path,
+    conventions: Conventions,
+) -> Demos:  # fmt: skip
     """Read FOLDER/{suite}/task{NN}.parquet, and prepare the frames that CACHE does not hold yet.
 
     Args:
@@ -86,9 +118,11 @@ def load_demos(
         tasks: tasks to read of each; empty: all there are.
         begun: checkpoint folder of the run so far. Its statistics stay, where it has any, however
             many demonstrations have come since.
+        conventions: of the policy.
 
     Raises:
-        UserError: there is nothing to read, or a file lacks a column.
+        UserError: there is nothing to read, a file lacks a column, or its frames have another
+            size than the protocol's.
     """
     paths = [
         path
@@ -102,29 +136,28 @@ def load_demos(
             f"tasks {tasks or 'all'}: run `make demos` first."
         )
     columns: dict[str, list[Any]] = {
-        key: [] for key in ("suite", "instruction", *NUMBERS, "proprio")
+        key: [] for key in ("suite", "instruction", *NUMBERS, "proprio", "hand")
     }
     frames = []
     for path in paths:
         content = path.read_bytes()  # once: demonstrations may be added at any moment
-        _read(path, content, columns)
-        frames.append(_frames(path, content, cache, size))
+        _read(path, content, columns, conventions)
+        frames.append(_frames(path, content, cache, size, conventions))
     a = {key: np.array(value) for key, value in columns.items()}
     suite_N, instruction_N = a["suite"], a["instruction"]
     names, texts = ([str(x) for x in np.unique(values)] for values in (suite_N, instruction_N))
     actions_NA = a["actions"].reshape(len(suite_N), OpenVLAOFT.chunk, ACTION_DIM)
-    # the data's convention: 0 closed, 1 open; the environment's: +1 close, -1 open
-    actions_NA[..., -1] = (1.0 - actions_NA[..., -1]) / 2.0
+    if conventions.opened:  # the environment's: +1 close, -1 open
+        actions_NA[..., -1] = (1.0 - actions_NA[..., -1]) / 2.0
     proprio_NP, scaled_NA = a["proprio"].copy(), actions_NA.copy()
-    statistics = _statistics(begun)
+    statistics = conventions.stored(begun)
     for name in names:
         own = suite_N == name
         if name not in statistics:
-            statistics[name] = suite_statistics(actions_NA[own], a["proprio"][own])
+            statistics[name] = conventions.statistics(actions_NA[own], a["proprio"][own])
         for quantity, values in (("proprio", proprio_NP), ("action", scaled_NA)):
-            bounds = Bounds.read(statistics[name], name, quantity)
-            values[own] = bounds.normalize(values[own])
-    hand_N3 = a["proprio"][:, :3]
+            values[own] = conventions.scale(statistics[name], name, quantity, values[own])
+    hand_N3 = a["hand"][:, :3]
     aux = [(a["target_pos"] - hand_N3) / METRES, (a["goal_pos"] - hand_N3) / METRES]
     lengths = [len(f) for f in frames]
     return Demos(
@@ -140,14 +173,14 @@ def load_demos(
         proprio_NP=proprio_NP.astype(np.float32),
         actions_NA=scaled_NA.astype(np.float32),
         aux_NX=np.concatenate([*aux, a["holding"][:, None]], axis=1).astype(np.float32),
-        hand_N6=a["proprio"][:, :6],
+        hand_N6=a["hand"],
         points_N33=np.stack([a["target_pos"], a["goal_pos"], hand_N3], axis=1),
         statistics=statistics,
         fixed=(actions_NA == 0.0).all((0, 1)),
     )
 
 
-def suite_statistics(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> dict[str, Any]:
+def suite_statistics(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> Statistics:
     """1st and 99th percentiles, as published checkpoints have them.
 
     Where they are less than half as far apart as the extremes, the extremes: a rotation that one
@@ -171,8 +204,8 @@ def suite_statistics(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> dict[str
     return entry
 
 
-def _statistics(checkpoint: Path) -> dict[str, dict[str, Any]]:
-    """Statistics of a checkpoint folder, by suite; none where there is no such folder."""
+def _stored(checkpoint: Path) -> dict[str, Statistics]:
+    """Of dataset_statistics.json."""
     path = checkpoint / "dataset_statistics.json"
     if not path.is_file():
         return {}
@@ -180,7 +213,71 @@ def _statistics(checkpoint: Path) -> dict[str, dict[str, Any]]:
     return {key.removesuffix("_no_noops"): entry for key, entry in stored.items()}
 
 
-def _read(path: Path, content: bytes, columns: dict[str, list[Any]]) -> None:
+def _scaled(entry: Statistics, suite: str, quantity: str, values: np.ndarray) -> np.ndarray:
+    return Bounds.read(entry, suite, quantity).normalize(values)
+
+
+def _openvla_frames(frames: np.ndarray, size: int) -> np.ndarray:
+    return prepare_frames(frames, OPENVLA_PROTOCOL, size, torch.device("cpu")).numpy()
+
+
+def moments(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> Statistics:
+    """Means and standard deviations, by LeRobot's names."""
+    entry: Statistics = {}
+    for name, values in (
+        ("action", actions_NA.reshape(-1, ACTION_DIM)),
+        ("observation.state", proprio_NP),
+    ):
+        entry[f"{name}.mean"] = values.mean(0).tolist()
+        entry[f"{name}.std"] = values.std(0).tolist()
+    return entry
+
+
+def _stored_moments(checkpoint: Path) -> dict[str, Statistics]:
+    """Of a file of the processors, the same for every suite."""
+    path = checkpoint / "policy_preprocessor_step_1_normalizer_processor.safetensors"
+    if not path.is_file():
+        return {}
+    (suite,) = json.loads((checkpoint / "config.json").read_text())["vlaprune"]["suites"]
+    return {suite: {name: values.tolist() for name, values in load_file(path).items()}}
+
+
+def _standardised(entry: Statistics, suite: str, quantity: str, values: np.ndarray) -> np.ndarray:
+    feature = {"action": "action", "proprio": "observation.state"}[quantity]
+    mean, std = (np.array(entry[f"{feature}.{name}"], np.float32) for name in ("mean", "std"))
+    return Normaliser("MEAN_STD", {"mean": mean, "std": std}, 1e-8).normalise(values)
+
+
+def _lerobot_frames(frames: np.ndarray, size: int) -> np.ndarray:
+    images = prepare_images(frames, LEROBOT_PROTOCOL, size, "top-left", torch.device("cpu"))
+    return images.mul(255.0).round().byte().numpy()
+
+
+CONVENTIONS = {
+    "openvla": Conventions(
+        OPENVLA_PROTOCOL,
+        _openvla_frames,
+        robot_state,
+        True,
+        suite_statistics,
+        _stored,
+        _scaled,
+    ),
+    "lerobot": Conventions(
+        LEROBOT_PROTOCOL,
+        _lerobot_frames,
+        lambda seen: flow_state(seen, LEROBOT_PROTOCOL.state_dtype),
+        False,
+        moments,
+        _stored_moments,
+        _standardised,
+    ),
+}
+
+
+def _read(
+    path: Path, content: bytes, columns: dict[str, list[Any]], conventions: Conventions
+) -> None:
     """Append the numbers of a file."""
     wanted = ["suite", "instruction", *NUMBERS, *STATE]
     file = pq.ParquetFile(BytesIO(content))
@@ -189,14 +286,20 @@ def _read(path: Path, content: bytes, columns: dict[str, list[Any]]) -> None:
     table = file.read(columns=wanted).to_pydict()
     for key in ("suite", "instruction", *NUMBERS):
         columns[key] += table[key]
-    for position, quat, fingers in zip(*(table[key] for key in STATE), strict=True):
-        columns["proprio"].append([*position, *axis_angle(np.array(quat)), *fingers])
+    for values in zip(*(table[key] for key in STATE), strict=True):
+        position, quat, fingers = (np.array(value) for value in values)
+        seen = Observation(position, quat, fingers)
+        columns["proprio"].append(conventions.state(seen))
+        columns["hand"].append([*seen.eef_pos, *axis_angle(seen.eef_quat)])
 
 
-def _frames(path: Path, content: bytes, cache: Path, size: int) -> np.ndarray:
+def _frames(
+    path: Path, content: bytes, cache: Path, size: int, conventions: Conventions
+) -> np.ndarray:
     """Prepared frames of a file, from the cache or made now: (rows, 2, 3, size, size) uint8."""
     digest = hashlib.sha256(content).hexdigest()[:16]
-    made = cache / f"{path.parent.name}-{path.stem}-{size}-{digest}.npy"
+    protocol = conventions.protocol
+    made = cache / f"{path.parent.name}-{path.stem}-{protocol.name}-{size}-{digest}.npy"
     if made.is_file():
         return np.load(made, mmap_mode="r")
     cache.mkdir(parents=True, exist_ok=True)
@@ -208,7 +311,13 @@ def _frames(path: Path, content: bytes, cache: Path, size: int) -> np.ndarray:
     for batch in file.iter_batches(32, columns=["agentview_jpeg", "wrist_jpeg"]):
         for pair in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             images = np.stack([simplejpeg.decode_jpeg(jpeg) for jpeg in pair])
-            out[row] = prepare_frames(images, OPENVLA_PROTOCOL, size, torch.device("cpu")).numpy()
+            if images.shape[1] != protocol.camera_size:
+                raise UserError(
+                    f"{path}: its frames are {images.shape[1]} pixels wide; protocol "
+                    f"{protocol.name} has {protocol.camera_size}: make demonstrations with "
+                    f"--protocol {protocol.name}."
+                )
+            out[row] = conventions.frames(images, size)
             row += 1
     out.flush()
     part.rename(made)

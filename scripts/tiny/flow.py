@@ -215,15 +215,44 @@ def make(kind: str, folder: Path, words: Iterable[str]) -> None:
         for name, value in sorted(model.state_dict().items())
     }
     save_file(tensors, folder / "model.safetensors")
-    heads = {"num_attention_heads": sizes.vision.heads}
-    head = {"head_dim": HEAD_DIM}
-    architecture = {"vision": heads, "text": head, "gemma_2b": head, "gemma_300m": head}
+    statistics = {
+        "observation.state.mean": STATE_MEAN,
+        "observation.state.std": STATE_STD,
+        "action.mean": ACTION_MEAN,
+        "action.std": ACTION_STD,
+    }
+    config = make_config(kind, folder.name, sizes.vision.image)
+    write_files(folder, config, sizes.vision.heads, HEAD_DIM, tokenizer, statistics)
+
+
+def write_files(
+    folder: Path,
+    config: dict[str, Any],
+    vision_heads: int,
+    head_dim: int,
+    tokenizer: Tokenizer,
+    statistics: dict[str, list[float]],
+) -> None:
+    """Write what stands beside the weights: config, processors, tokenizer, statistics.
+
+    Args:
+        folder: of the checkpoint.
+        config: config.json.
+        vision_heads: of the tower.
+        head_dim: width of a head of the language model and of the expert.
+        tokenizer: of the checkpoint.
+        statistics: mean and standard deviation, as observation.state.mean and the like.
+    """
+    kind = config["type"]
+    head = {"head_dim": head_dim}
+    vision = {"num_attention_heads": vision_heads}
+    architecture = {"vision": vision, "text": head, "gemma_2b": head, "gemma_300m": head}
     pre, post = processors_of(kind, 200 if kind == "pi05" else 48)
     tokens = {"bos_token": "<bos>", "pad_token": "<pad>"}
     if kind == "smolvla":
         tokens = {"pad_token": "<|im_end|>"}
     for name, content in (
-        ("config", make_config(kind, folder.name, sizes.vision.image)),
+        ("config", config),
         ("architecture", architecture),
         ("policy_preprocessor", pre),
         ("policy_postprocessor", post),
@@ -231,12 +260,6 @@ def make(kind: str, folder: Path, words: Iterable[str]) -> None:
     ):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     for steps in (pre["steps"], post["steps"]):
-        statistics = {
-            "observation.state.mean": STATE_MEAN,
-            "observation.state.std": STATE_STD,
-            "action.mean": ACTION_MEAN,
-            "action.std": ACTION_STD,
-        }
         save_file(
             {name: torch.tensor(values) for name, values in statistics.items()},
             folder / steps[-1]["state_file"],

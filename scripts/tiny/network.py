@@ -26,6 +26,7 @@ from vlaprune_bench.policies.prismatic.openvla import OpenVLA
 from vlaprune_bench.policies.prismatic.openvla_oft import OpenVLAOFT
 from vlaprune_bench.policies.prismatic.policy import PrismaticVLA
 from vlaprune_bench.policies.prismatic.vision import LayerScale
+from vlaprune_bench.policies.transformer.cache import LayerCache
 from vlaprune_bench.policies.transformer.stack import Stack
 from vlaprune_bench.policies.vla import VLA
 from vlaprune_bench.types import TokenLayout, UserError
@@ -50,11 +51,17 @@ class Batch(NamedTuple):
     """1 where the prompt has the word, of those that tell instructions apart."""
     shares_BV: Tensor
     """Where the text-vision scores are to be."""
+    seed: int = 0
+    """What is drawn beside the samples follows from it."""
 
 
 Learned = tuple[dict[str, Tensor], Tensor, Tensor]
 """Losses of the actions, (B, 7 + words) what the auxiliary head says, and (B, V) the text-vision
 scores of `pruning.static` at layer 0."""
+
+
+BRANCH_ENDS = ("o_proj", "out_proj", "down_proj", "attn.proj", "mlp.fc2")
+"""Names of the last layers of residual branches."""
 
 
 class Subject(nn.Module):
@@ -65,18 +72,47 @@ class Subject(nn.Module):
     """Modules that are files of their own beside the model's."""
     fixed_rows: tuple[str, ...] = ()
     """Parameters with a row for each action dimension; those of dimensions nobody uses hold."""
+    data: str = "openvla"
+    """What its frames and numbers are like, one of `data.CONVENTIONS`."""
+    auxiliary: nn.Module
+    """See `auxiliary_head`."""
     stack: Stack
     grids: tuple[tuple[int, int], ...]
     """(rows, columns) of each camera's tokens."""
 
-    def __init__(self, width: int, vocabulary: int) -> None:
+    def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
+        """
+        Args:
+            config: see `config`.
+            attention: "sdpa" or "eager".
+        """
         super().__init__()
-        self.auxiliary = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, width),
-            nn.GELU(),
-            nn.Linear(width, AUX_DIM + vocabulary),
-        )
+
+    def initialise(self, seed: int, fixed: Tensor) -> None:
+        """Random weights; branches of residual blocks start small.
+
+        Args:
+            seed: of the weights.
+            fixed: (7,) bool, action dimensions the demonstrations never use.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                std = module.weight[0].numel() ** -0.5
+                if name.endswith(BRANCH_ENDS):
+                    std /= math.sqrt(2 * self.stack.n_layers)
+                nn.init.normal_(module.weight, std=std, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.5, generator=generator)
+            elif isinstance(module, LayerScale):
+                nn.init.ones_(module.scale_factor)
+            elif isinstance(module, nn.LayerNorm | LlamaRMSNorm):
+                nn.init.ones_(module.weight)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("pos_embed", "cls_token", "reg_token")):
+                nn.init.normal_(parameter, std=0.3, generator=generator)
 
     def learn(self, batch: Batch, leaving: Leaving | None, fixed: Tensor) -> Learned:
         """What the losses are made of.
@@ -103,9 +139,85 @@ class Subject(nn.Module):
         """Those that generated code is worth it for, beside decoder layers."""
         raise NotImplementedError
 
-    def patch_embeddings(self) -> list[tuple[nn.Module, nn.Conv2d]]:
-        """Modules that are convolutions over patches, with the convolution."""
+    def patch_embeddings(self) -> list[nn.Conv2d]:
+        """Convolutions over patches."""
         raise NotImplementedError
+
+    @classmethod
+    def tokenizer(cls) -> Tokenizer:
+        """Of the checkpoint."""
+        raise NotImplementedError
+
+    @classmethod
+    def config(
+        cls, tokenizer: Tokenizer, name: str, size: dict[str, int], image: int, suites: list[str]
+    ) -> dict[str, Any]:
+        """config.json, as the scripts of untrained checkpoints write it, of another shape.
+
+        Args:
+            tokenizer: of the checkpoint.
+            name: rows and reports call the checkpoint so.
+            size: patch (pixels), tower_width, tower_depth, width, depth.
+            image: side of the model's input, pixels.
+            suites: what it is trained on.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def prompt(cls, tokenizer: Tokenizer, config: dict[str, Any], instruction: str) -> list[int]:
+        """Tokens of the prompt, as the policy makes them."""
+        raise NotImplementedError
+
+    def pixels(
+        self, images_B: Tensor, gain_BN: Tensor, offset_BN: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """What the towers are shown, of frames made brighter and more contrasted.
+
+        Args:
+            images_B: (B, 2, 3, H, W) uint8.
+            gain_BN: (B, 2) factor of contrast about mid grey, one a camera; 1: as is.
+            offset_BN: (B, 2) added brightness, in units of full range.
+            dtype: of the result.
+        """
+        raise NotImplementedError
+
+    def begin(self, folder: Path) -> None:
+        """Take the weights of a checkpoint `export` wrote; the auxiliary head keeps its own.
+
+        Raises:
+            FileNotFoundError, RuntimeError: it is none, or of another shape.
+        """
+        raise NotImplementedError
+
+    def export(
+        self,
+        weights: dict[str, Tensor],
+        folder: Path,
+        config: dict[str, Any],
+        tokenizer: Tokenizer,
+        statistics: dict[str, Any],
+    ) -> None:
+        """Write a checkpoint folder in the published layout; the auxiliary head stays behind.
+
+        Args:
+            weights: of all parameters, by name.
+            folder: need not exist.
+            config: see `config`.
+            tokenizer: see `tokenizer`.
+            statistics: of the data, by suite.
+        """
+        raise NotImplementedError
+
+
+def auxiliary_head(stack: Stack) -> nn.Module:
+    """From a state of the stack: `AUX_DIM` numbers, then a logit for every token of the words."""
+    width = stack.width
+    return nn.Sequential(
+        nn.LayerNorm(width),
+        nn.Linear(width, width),
+        nn.GELU(),
+        nn.Linear(width, AUX_DIM + stack.vocab_size),
+    )
 
 
 class PrismaticSubject(Subject):
@@ -113,10 +225,13 @@ class PrismaticSubject(Subject):
 
     policy: type[PrismaticVLA]
 
-    def __init__(self, config: dict[str, Any], attention: str, logits: bool) -> None:
-        prismatic = Prismatic(config, attention, sees=self.policy.sees, logits=logits)
-        super().__init__(prismatic.language_model.width, prismatic.language_model.vocab_size)
-        self.prismatic = prismatic
+    logits: bool
+    """Whether the language model's token logits are needed."""
+
+    def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
+        super().__init__(config, attention)
+        self.prismatic = Prismatic(config, attention, sees=self.policy.sees, logits=self.logits)
+        self.auxiliary = auxiliary_head(self.stack)
 
     @property
     def stack(self) -> Stack:  # type: ignore[override]
@@ -131,26 +246,128 @@ class PrismaticSubject(Subject):
         backbone = self.prismatic.vision_backbone
         return [backbone.featurizer, backbone.fused_featurizer, self.prismatic.projector]
 
-    def patch_embeddings(self) -> list[tuple[nn.Module, nn.Conv2d]]:
+    def patch_embeddings(self) -> list[nn.Conv2d]:
         """Of the towers."""
         backbone = self.prismatic.vision_backbone
-        embeds = [t.patch_embed for t in (backbone.featurizer, backbone.fused_featurizer)]
-        return [(embed, embed.proj) for embed in embeds]
+        towers: Any = (backbone.featurizer, backbone.fused_featurizer)
+        return [tower.patch_embed.proj for tower in towers]
+
+    @classmethod
+    def tokenizer(cls) -> Tokenizer:
+        """One token a word."""
+        import make_tiny
+
+        return make_tiny.make_tokenizer()
+
+    @classmethod
+    def config(
+        cls, tokenizer: Tokenizer, name: str, size: dict[str, int], image: int, suites: list[str]
+    ) -> dict[str, Any]:
+        """See `Subject.config`; a tower's depth is one more than run."""
+        import make_tiny
+
+        tower = {
+            "depth": size["tower_depth"],
+            "embed_dim": size["tower_width"],
+            "num_heads": size["tower_width"] // 32,
+            "mlp_ratio": 2.0,
+            "patch": size["patch"],
+        }
+        config = make_tiny.make_config(tokenizer)
+        config["timm_model_kwargs"] = [tower, tower]
+        heads = size["width"] // 32
+        config["text_config"] |= {
+            "hidden_size": size["width"],
+            "intermediate_size": 2 * size["width"],
+            "num_hidden_layers": size["depth"],
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+        }
+        config["vlaprune"] = {"name": name, "trained": True, "assets": "lite"}
+        return config
+
+    @classmethod
+    def prompt(cls, tokenizer: Tokenizer, config: dict[str, Any], instruction: str) -> list[int]:
+        """As `PrismaticVLA.start` makes it."""
+        ids = tokenizer.encode(PROMPT.format(instruction.lower())).ids
+        return [*ids, config["prompt_suffix_token_id"]]
+
+    def pixels(
+        self, images_B: Tensor, gain_BN: Tensor, offset_BN: Tensor, dtype: torch.dtype
+    ) -> Tensor:
+        """`preprocess.pixel_values` for a batch: (B, 6 x cameras, H, W)."""
+        towers = []
+        n = self.policy.cameras
+        x, gain_BN, offset_BN = images_B[:, :n].to(dtype), gain_BN[:, :n], offset_BN[:, :n]
+        for mean, std in ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD)):
+            mean_C, std_C = torch.tensor(mean), torch.tensor(std)
+            scale = gain_BN[..., None] / (255.0 * std_C)
+            shift = (0.5 * (1.0 - gain_BN[..., None]) + offset_BN[..., None] - mean_C) / std_C
+            towers.append(x * scale[..., None, None].to(dtype) + shift[..., None, None].to(dtype))
+        return torch.cat(towers, dim=2).flatten(1, 2)
+
+    def begin(self, folder: Path) -> None:
+        """See `Subject.begin`."""
+        parts = {"prismatic": load_file(folder / "model.safetensors")}
+        for part in self.parts:
+            state = torch.load(folder / f"{part}--0_checkpoint.pt", weights_only=True)
+            parts[part] = {k.removeprefix("module."): value for k, value in state.items()}
+        for part, state in parts.items():
+            self.get_submodule(part).load_state_dict(state)
+
+    def export(
+        self,
+        weights: dict[str, Tensor],
+        folder: Path,
+        config: dict[str, Any],
+        tokenizer: Tokenizer,
+        statistics: dict[str, Any],
+    ) -> None:
+        """See `Subject.export`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("prismatic", "auxiliary", *self.parts)
+        parts: dict[str, dict[str, Tensor]] = {name: {} for name in names}
+        for name, value in weights.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value.detach().to(torch.float16).contiguous()
+        save_file(parts["prismatic"], folder / "model.safetensors")
+        for part in self.parts:
+            state = {f"module.{name}": value for name, value in parts[part].items()}
+            torch.save(state, folder / f"{part}--0_checkpoint.pt")
+        (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
+        by_dataset = {f"{suite}_no_noops": entry for suite, entry in statistics.items()}
+        for file, content in (("config", config), ("dataset_statistics", by_dataset)):
+            (folder / f"{file}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 class TinyOFT(PrismaticSubject):
     """An OpenVLA-OFT."""
 
     policy = OpenVLAOFT
+    logits = False
     parts = ("proprio_projector", "action_head")
     fixed_rows = ("action_head.model.fc2.weight", "action_head.model.fc2.bias")
 
     def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
-        super().__init__(config, attention, logits=False)
+        super().__init__(config, attention)
         width = self.prismatic.language_model.width
         self.proprio_projector = ProprioProjector(PROPRIO_DIM, width)
         self.action_head = L1Head(width, ACTION_DIM)
         self.stop = config["text_config"]["eos_token_id"]
+
+    def initialise(self, seed: int, fixed: Tensor) -> None:
+        """See `Subject.initialise`.
+
+        Rows of the head of dimensions nobody uses are 0 with bias -1: un-normalised, exactly no
+        motion, which makes the controller hold the orientation it was told (a rotation of 1e-9
+        would make it follow the drift).
+        """
+        super().initialise(seed, fixed)
+        last = self.action_head.model.fc2
+        with torch.no_grad():
+            last.weight.mul_(0.3)
+            last.weight[fixed] = 0.0
+            last.bias[fixed] = -1.0
 
     def forward(
         self,
@@ -213,14 +430,24 @@ class TinyOpenVLA(PrismaticSubject):
     """An OpenVLA: the tokens of one action, one after the other."""
 
     policy = OpenVLA
+    logits = True
     spread = 0.02
     """Width of the bell over the bins that is learnt in place of one bin; bins are 0.008 apart."""
 
     def __init__(self, config: dict[str, Any], attention: str = "sdpa") -> None:
-        super().__init__(config, attention, logits=True)
+        super().__init__(config, attention)
         self.tokens = ActionTokens.read(config)
         edges = torch.linspace(-1.0, 1.0, self.tokens.bins)
         self.centers = (edges[:-1] + edges[1:]) / 2.0
+
+    @classmethod
+    def config(
+        cls, tokenizer: Tokenizer, name: str, size: dict[str, int], image: int, suites: list[str]
+    ) -> dict[str, Any]:
+        """See `Subject.config`."""
+        import make_tiny
+
+        return make_tiny.with_action_tokens(super().config(tokenizer, name, size, image, suites))
 
     def forward(
         self,
@@ -262,10 +489,7 @@ class TinyOpenVLA(PrismaticSubject):
         """Cross-entropy against a narrow bell over the bins: a bin beside the right one is near."""
         first_BA = batch.actions_BCA[:, 0].contiguous()
         said_BA = self.tokens.vocabulary - 1 - self.bins(first_BA)
-        logits, told, scores = self(
-            batch.pixels_BCHW[:, : 6 * self.policy.cameras], batch.prompt_BT, said_BA[:, :-1],
-            leaving,
-        )  # fmt: skip
+        logits, told, scores = self(batch.pixels_BCHW, batch.prompt_BT, said_BA[:, :-1], leaving)
         away = (self.centers - first_BA.clamp(-1.0, 1.0)[..., None]) / self.spread
         bell_BAK = (-0.5 * away.square()).softmax(-1)
         # bin i is token vocabulary - 1 - i
@@ -276,112 +500,38 @@ class TinyOpenVLA(PrismaticSubject):
         return {"motion": moved, "gripper": loss_BA[:, -1].mean()}, told, scores
 
 
-SUBJECTS: dict[str, Callable[[dict[str, Any], str], Subject]] = {
-    "openvla-oft": TinyOFT,
-    "openvla": TinyOpenVLA,
-}
-
-
 def run_stack(
-    stack: Stack, sequence_BLD: Tensor, layout: TokenLayout, leaving: Leaving | None
+    stack: Stack,
+    sequence_BLD: Tensor,
+    layout: TokenLayout,
+    leaving: Leaving | None,
+    cache: LayerCache | None = None,
 ) -> Tensor:
     """(B, L, width) states after all layers; those of tokens that left are finite, and no one's.
 
     Shapes are the same whatever leaves: who left is a key that nobody sees. The sequence may go on
-    behind the prefill that `layout` is of.
+    behind the prefill that `layout` is of. `cache` is given each layer's keys and values.
     """
     length = sequence_BLD.shape[1]
-    if leaving is None:
-        return stack.run_layers(sequence_BLD, torch.arange(length), range(stack.n_layers))
     rule_LL = None
-    if stack.causal:
+    if stack.sees != "all":
         rule_LL = torch.ones(length, length, dtype=torch.bool).tril()
+    if stack.sees == "prefix" and rule_LL is not None:
+        rule_LL[: layout.n_prefix, : layout.n_prefix] = True
+    if leaving is None:
+        visible = None if rule_LL is None else rule_LL[None]
+        positions, layers = torch.arange(length), range(stack.n_layers)
+        return stack.run_layers(sequence_BLD, positions, layers, cache, visible)
     hidden_BLD = sequence_BLD
     for layer in range(stack.n_layers):
         hidden_BLD = stack.run_layers(
             hidden_BLD,
             leaving.positions(layer, layout, length),
             (layer,),
-            visible_BNK=leaving.sees(layer, layout, length, rule_LL),
+            cache,
+            leaving.sees(layer, layout, length, rule_LL),
         )
     return hidden_BLD
-
-
-def make_config(
-    tokenizer: Tokenizer, policy: str, name: str, size: dict[str, int]
-) -> dict[str, Any]:
-    """config.json, as scripts/make_tiny.py writes it, of another shape.
-
-    Args:
-        tokenizer: of the checkpoint.
-        policy: one of `SUBJECTS`.
-        name: rows and reports call the checkpoint so.
-        size: patch (pixels), tower_width, tower_depth (one more than run), width, depth.
-    """
-    import make_tiny
-
-    tower = {
-        "depth": size["tower_depth"],
-        "embed_dim": size["tower_width"],
-        "num_heads": size["tower_width"] // 32,
-        "mlp_ratio": 2.0,
-        "patch": size["patch"],
-    }
-    config = make_tiny.make_config(tokenizer)
-    config["timm_model_kwargs"] = [tower, tower]
-    heads = size["width"] // 32
-    config["text_config"] |= {
-        "hidden_size": size["width"],
-        "intermediate_size": 2 * size["width"],
-        "num_hidden_layers": size["depth"],
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads,
-    }
-    if policy == "openvla":
-        config = make_tiny.with_action_tokens(config)
-    config["vlaprune"] = {"name": name, "trained": True, "assets": "lite"}
-    return config
-
-
-def prompt_ids(tokenizer: Tokenizer, config: dict[str, Any], instruction: str) -> list[int]:
-    """The prompt as `PrismaticVLA.start` makes it."""
-    ids = tokenizer.encode(PROMPT.format(instruction.lower())).ids
-    return [*ids, config["prompt_suffix_token_id"]]
-
-
-def initialise(model: Subject, seed: int, fixed: Tensor) -> None:
-    """Random weights; branches of residual blocks start small.
-
-    Args:
-        fixed: (7,) bool, action dimensions the demonstrations never use. Their rows of the head
-            are 0 with bias -1: un-normalised, exactly no motion, which makes the controller hold
-            the orientation it was told (a rotation of 1e-9 would make it follow the drift).
-    """
-    generator = torch.Generator().manual_seed(seed)
-    depth = model.stack.n_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            std = module.weight[0].numel() ** -0.5
-            if name.endswith(("o_proj", "down_proj", "attn.proj", "mlp.fc2")):
-                std /= math.sqrt(2 * depth)
-            nn.init.normal_(module.weight, std=std, generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.5, generator=generator)
-        elif isinstance(module, LayerScale):
-            nn.init.ones_(module.scale_factor)
-        elif isinstance(module, nn.LayerNorm | LlamaRMSNorm):
-            nn.init.ones_(module.weight)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("pos_embed", "cls_token", "reg_token")):
-            nn.init.normal_(parameter, std=0.3, generator=generator)
-    if isinstance(model, TinyOFT):
-        last = model.action_head.model.fc2
-        with torch.no_grad():
-            last.weight.mul_(0.3)
-            last.weight[fixed] = 0.0
-            last.bias[fixed] = -1.0
 
 
 def hold_fixed(model: Subject, fixed: Tensor) -> None:
@@ -392,40 +542,18 @@ def hold_fixed(model: Subject, fixed: Tensor) -> None:
         gradient[fixed] = 0.0
 
 
-def pixels(images_B: Tensor, gain_BN: Tensor, offset_BN: Tensor, dtype: torch.dtype) -> Tensor:
-    """`preprocess.pixel_values` for a batch, of frames made brighter and more contrasted.
-
-    Args:
-        images_B: (B, 2, 3, H, W) uint8.
-        gain_BN: (B, 2) factor of contrast about mid grey, one a camera; 1: as is.
-        offset_BN: (B, 2) added brightness, in units of full range.
-
-    Returns:
-        (B, 12, H, W).
-    """
-    towers = []
-    x = images_B.to(dtype)
-    for mean, std in ((DINO_MEAN, DINO_STD), (SIGLIP_MEAN, SIGLIP_STD)):
-        mean_C, std_C = torch.tensor(mean), torch.tensor(std)
-        scale = gain_BN[..., None] / (255.0 * std_C)
-        shift = (0.5 * (1.0 - gain_BN[..., None]) + offset_BN[..., None] - mean_C) / std_C
-        towers.append(x * scale[..., None, None].to(dtype) + shift[..., None, None].to(dtype))
-    return torch.cat(towers, dim=2).flatten(1, 2)
-
-
 def linear_patches(conv: nn.Conv2d, image_BCHW: Tensor) -> Tensor:
-    """A convolution over patches, (B, patches, width): on a CPU the gradient of a matrix product is
-    far cheaper."""
+    """A convolution over patches as one matrix product: on a CPU its gradient is far cheaper."""
     side = conv.weight.shape[-1]
-    patches = image_BCHW.unflatten(3, (-1, side)).unflatten(2, (-1, side))
-    rows_BVP = patches.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-    return F.linear(rows_BVP, conv.weight.flatten(1), conv.bias)
+    patches = image_BCHW.to(conv.weight).unflatten(3, (-1, side)).unflatten(2, (-1, side))
+    rows_BrcP = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    return F.linear(rows_BrcP, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
 def speed_up(model: Subject, compiled: bool) -> None:
     """Replace slow forwards by equal ones; with `compiled`, by generated code (needs a C++)."""
-    for module, conv in model.patch_embeddings():
-        compute_with(module, partial(linear_patches, conv))
+    for conv in model.patch_embeddings():
+        compute_with(conv, partial(linear_patches, conv))
     if not compiled:
         return
     torch._dynamo.config.recompile_limit = 64  # one variant a prompt length
@@ -442,7 +570,7 @@ def compute_with(module: nn.Module, forward: Callable[..., Tensor]) -> None:
 
 
 def begin_with(model: Subject, folder: Path) -> None:
-    """Take the weights of a checkpoint `export` wrote; the auxiliary head keeps its own.
+    """Take the weights of a checkpoint; the auxiliary head keeps its own.
 
     Args:
         model: initialised, float32.
@@ -451,41 +579,9 @@ def begin_with(model: Subject, folder: Path) -> None:
     Raises:
         UserError: the folder is none, or the shapes differ.
     """
-    parts: dict[str, dict[str, Tensor]] = {}
     try:
-        parts["prismatic"] = load_file(folder / "model.safetensors")
-        for part in model.parts:
-            state = torch.load(folder / f"{part}--0_checkpoint.pt", weights_only=True)
-            parts[part] = {k.removeprefix("module."): value for k, value in state.items()}
-        for part, state in parts.items():
-            model.get_submodule(part).load_state_dict(state)
+        model.begin(folder)
     except (FileNotFoundError, RuntimeError) as error:
         raise UserError(
             f"--start is {folder}: no checkpoint of this shape can be loaded from it ({error})."
         ) from error
-
-
-def export(
-    model: Subject,
-    weights: dict[str, Tensor],
-    folder: Path,
-    config: dict[str, Any],
-    tokenizer: Tokenizer,
-    statistics: dict[str, Any],
-) -> None:
-    """Write a checkpoint folder in the published layout; the auxiliary head stays behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, dict[str, Tensor]] = {p: {} for p in ("prismatic", "auxiliary", *model.parts)}
-    for name, value in weights.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = value.detach().to(torch.float16).contiguous()
-    save_file(parts["prismatic"], folder / "model.safetensors")
-    for part in model.parts:
-        state = {f"module.{name}": value for name, value in parts[part].items()}
-        torch.save(state, folder / f"{part}--0_checkpoint.pt")
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True) + "\n")
-    for file, content in (
-        ("config.json", config),
-        ("dataset_statistics.json", {f"{suite}_no_noops": s for suite, s in statistics.items()}),
-    ):
-        (folder / file).write_text(json.dumps(content, indent=1) + "\n")

@@ -14,9 +14,8 @@ from vlaprune_bench.pruning.none import NoPruning
 from vlaprune_bench.rollout.episode import Progress, run_episode
 from vlaprune_bench.sim.assets import resolve_assets
 from vlaprune_bench.sim.tasks import TaskKey
-from vlaprune_bench.types import OPENVLA_PROTOCOL, EpisodeSpec
+from vlaprune_bench.types import EpisodeSpec, EvalProtocol
 
-PROTOCOL = OPENVLA_PROTOCOL
 FIRST_PLACEMENT = 1_000_000
 """Held-out placements count from here; those of demonstrations stay below."""
 
@@ -25,6 +24,7 @@ def roll_out(
     checkpoint: Path,
     tasks: Iterable[tuple[str, int]],
     episodes: int,
+    protocol: EvalProtocol,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[dict[str, Any]] | None:
     """Run episodes without pruning, with lite assets.
@@ -33,6 +33,7 @@ def roll_out(
         checkpoint: folder.
         tasks: (suite, task index) pairs.
         episodes: of each task.
+        protocol: how the policy is called.
         stop: asked before every episode.
 
     Returns:
@@ -44,27 +45,31 @@ def roll_out(
     rows = []
     for suite, index in tasks:
         if suite not in policies:
-            policies[suite] = load_policy(str(checkpoint), NoPruning(), suite=suite, device="cpu")
-        with SampledTask(TaskKey(suite, index, assets, PROTOCOL)) as task:
+            policies[suite] = load_policy(
+                str(checkpoint), NoPruning(), suite=suite, device="cpu", protocol=protocol
+            )
+        with SampledTask(TaskKey(suite, index, assets, protocol)) as task:
             for trial in range(FIRST_PLACEMENT, FIRST_PLACEMENT + episodes):
                 if stop():
                     return None
-                result = _episode(task, policies[suite], suite, index, trial)
+                result = _episode(task, policies[suite], suite, index, trial, protocol)
                 rows.append({"suite": suite, "task": index, "trial": trial, **result})
     return rows
 
 
-def _episode(task: SampledTask, policy: Any, suite: str, index: int, trial: int) -> dict[str, Any]:
+def _episode(
+    task: SampledTask, policy: Any, suite: str, index: int, trial: int, protocol: EvalProtocol
+) -> dict[str, Any]:
     """Success, steps and error of one episode."""
     progress, error = Progress(), ""
-    spec = EpisodeSpec(suite, index, trial, What.seed, PROTOCOL.name, PROTOCOL.budgets[suite])
+    spec = EpisodeSpec(suite, index, trial, What.seed, protocol.name, protocol.budgets[suite])
     try:
         run_episode(
             task,
             policy,
             spec,
             episode_seed=trial,
-            execute_steps=PROTOCOL.execute_steps or policy.info.chunk,
+            execute_steps=protocol.execute_steps or policy.info.chunk,
             progress=progress,
         )
     except Exception as raised:  # noqa: BLE001 - a simulation that blows up ends no training run

@@ -18,11 +18,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from torch.nn.functional import kl_div
 
 from tiny import dropout
-from tiny.data import Demos
+from tiny.data import CONVENTIONS, Demos
 from tiny.dropout import Leaving
-from tiny.network import AUX_DIM, Batch, Subject, hold_fixed, pixels
+from tiny.network import AUX_DIM, Batch, Subject, hold_fixed
 from tiny.views import shares
-from vlaprune_bench.types import OPENVLA_PROTOCOL, UserError
+from vlaprune_bench.types import UserError
 
 GRIPPER_WEIGHT = 2.0
 """Its targets are 0 and 1, half as far apart as the ends of the other dimensions."""
@@ -208,13 +208,14 @@ class Trainer:
         gain_BN, offset_BN = (torch.from_numpy(x).float() for x in (gain, offset))
         prompts = torch.stack([self.prompts[k] for k in demos.instruction_N[index_B]])
         return Batch(
-            pixels(demos.images(index_B), gain_BN, offset_BN, self.dtype),
+            self.model.pixels(demos.images(index_B), gain_BN, offset_BN, self.dtype),
             torch.from_numpy(proprio).to(self.dtype),
             prompts,
             torch.from_numpy(demos.actions_NA[index_B]),
             torch.from_numpy(demos.aux_NX[index_B]),
             self.words_IW[demos.instruction_N[index_B]],
             torch.from_numpy(self._shares(index_B)),
+            0 if rng is None else int(rng.integers(2**31)),
         )
 
     def _leaving(self, rng: np.random.Generator) -> Leaving | None:
@@ -232,7 +233,7 @@ class Trainer:
             demos.hand_N6[index_B],
             demos.points_N33[index_B],
             self.model.grids,
-            OPENVLA_PROTOCOL.crop_area,
+            CONVENTIONS[self.model.data].protocol.crop_area,
         )
 
     def _losses(self, batch: Batch, leaving: Leaving | None) -> dict[str, Tensor]:

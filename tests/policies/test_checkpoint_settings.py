@@ -104,6 +104,11 @@ def text(**values):
         (lambda c: c["timm_model_kwargs"][0].update(num_heads=5), "multiple of its num_heads"),
         (lambda c: c["timm_model_kwargs"][0].update(wings=2), "no model that can be built"),
         (lambda c: c.update(vlaprune={"trained": "yes"}), "vlaprune.trained"),
+        (lambda c: c.update(vlaprune={"suites": "libero_10"}), "vlaprune.suites is libero_10"),
+        (
+            lambda c: c.update(vlaprune={"suites": ["libero_11"]}),
+            "vlaprune.suites is ['libero_11",
+        ),
         (lambda c: c.update(num_images_in_input=3), "num_images_in_input in config.json is 3"),
         (text(model_type="mistral"), "text_config.model_type is mistral"),
         (text(num_hidden_layers=10**9), "num_hidden_layers is 1000000000"),

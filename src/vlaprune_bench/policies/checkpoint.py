@@ -43,6 +43,7 @@ from vlaprune_bench.policies.settings import (
     check_processor_config,
     check_tokenizer_config,
     read_config,
+    read_lerobot_config,
     read_normalization,
     usable_tokenizer,
 )
@@ -158,8 +159,16 @@ class Checkpoint:
         """Check what an evaluation on a suite needs beside the weights.
 
         Raises:
-            UserError: no statistics of that suite, or no tokenizer.
+            UserError: no statistics of that suite, it was trained on others, or no tokenizer.
         """
+        config = self.config
+        if self.is_lerobot:
+            config = read_lerobot_config(config, f"checkpoint {self.source}: config.json")
+        suites = config.get("vlaprune", {}).get("suites", [suite])
+        if suite not in suites:
+            raise UserError(
+                f"--suite is {suite}; checkpoint {self.source} is trained on {', '.join(suites)}."
+            )
         if self.is_lerobot:
             return
         self.suite_statistics(suite, unnorm_key)

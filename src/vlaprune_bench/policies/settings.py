@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlaprune_bench.policies.preprocess import DINO_MEAN, DINO_STD, SIGLIP_MEAN, SIGLIP_STD
-from vlaprune_bench.types import UserError
+from vlaprune_bench.types import SUITES, UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -177,12 +177,17 @@ def read_steps(data: dict[str, Any], file: str) -> list[dict[str, Any]]:
 
 
 def _own(own: dict[str, Any], file: str) -> None:
-    """Check what we ourselves write into config.json: name, trained, assets."""
+    """Check what we ourselves write into config.json: name, trained, assets, suites."""
     for key, right in (("name", str), ("trained", bool), ("assets", str)):
         if key in own and not isinstance(own[key], right):
             raise UserError(f"{file}: vlaprune.{key} is {own[key]}; it must be a {right.__name__}.")
     if own.get("assets", "real") not in ("real", "lite"):
         raise UserError(f"{file}: vlaprune.assets is {own['assets']}; it must be real or lite.")
+    suites = own.get("suites", list(SUITES))
+    if not isinstance(suites, list) or not suites or not all(s in SUITES for s in suites):
+        raise UserError(
+            f"{file}: vlaprune.suites is {suites}; it must be a list of {', '.join(SUITES)}."
+        )
 
 
 def _rope(text: dict[str, Any], file: str) -> None:
