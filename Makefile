@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help setup assets suites demo test test-fast test-heavy lint format gallery demos train-tiny train-spatial \
-	train-object train-goal clean \
+	train-object train-goal train-openvla train-smolvla clean \
 	bench-profile bench-gpu bench-workers bench-report bench-sim bench-serve bench-peers test-clients
 
 help:  ## list the targets
@@ -111,6 +111,13 @@ train-goal: $(STAMP)
 train-openvla: $(STAMP)  ## train an OpenVLA, one camera and a token a number, on libero_object
 	$(TRAIN) --out results/tiny/openvla --policy openvla --name tiny-openvla-object \
 		--suites libero_object --patch 16 --train.steps 8000 $(TRAIN_ARGS)
+
+train-smolvla: $(STAMP)  ## train a SmolVLA on libero_object, on demonstrations with frames of its protocol
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_demos.py --out results/demos-lerobot \
+		--protocol lerobot --suite libero_object $(DEMO_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/train_tiny.py --demos results/demos-lerobot \
+		--out results/tiny/smolvla --policy smolvla --name tiny-smolvla-object \
+		--suites libero_object --train.steps 8000 $(TRAIN_ARGS)
 
 gallery: $(STAMP)  ## render every task's first frame with both asset sets into docs/gallery.md
 	$(BIN)/python scripts/make_gallery.py
