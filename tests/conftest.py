@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = next((name for name in TIMEOUTS if item.get_closest_marker(name)), None)
         if marker and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(TIMEOUTS[marker]))
+
+
+def pytest_collection_finish() -> None:
+    """Whoever imports mujoco first decides which renderer a whole process has: see `sim.gl`."""
+    if "mujoco" in sys.modules:
+        raise pytest.UsageError(
+            "a test file imports mujoco or robosuite while it is collected, before a renderer is "
+            "chosen: import it in the tests."
+        )
 
 
 @pytest.fixture(scope="session")
