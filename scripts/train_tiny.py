@@ -106,6 +106,10 @@ class Run:
         self.settings = s = settings
         s.out.mkdir(parents=True, exist_ok=True)
         subject = SUBJECTS[s.policy]
+        if s.policy == "smolvla" and len(s.suites) != 1:
+            raise UserError(
+                f"--suites is {' '.join(s.suites)}; a smolvla's files hold the statistics of one."
+            )
         self.tokenizer = subject.tokenizer()
         self.size: dict[str, Any] = {
             "patch": s.patch,

@@ -403,6 +403,12 @@ def test_frames_of_another_protocol_are_refused(script, smolvla, settings, tmp_p
         script.Run(mixed)
 
 
+def test_a_smolvla_of_two_suites_is_refused(script, smolvla, tmp_path):
+    two = replace(smolvla.settings, suites=(SUITE, "libero_object"), out=tmp_path)
+    with pytest.raises(UserError, match="suites is libero_spatial libero_object; a smolvla's"):
+        script.Run(two)
+
+
 def test_a_smolvla_goes_on_from_its_files(script, smolvla, tmp_path):
     begun = replace(smolvla.settings, start=smolvla.settings.out / "last", out=tmp_path)
     run = script.Run(begun)
