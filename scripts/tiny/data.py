@@ -41,6 +41,8 @@ HELD_OUT = 20
 """Every so many demonstrations of a task, one is kept for the validation loss."""
 METRES = 0.1
 """Auxiliary targets are positions in units of this."""
+STILL = 0.05
+"""An action moves where it is larger: an expert that waits sends small corrections of rotation."""
 Statistics = dict[str, Any]
 
 
@@ -80,6 +82,8 @@ class Demos:
     """Indices into the two lists."""
     task_N: np.ndarray
     held_out_N: np.ndarray
+    waits_N: np.ndarray
+    """The expert neither moves nor tells the gripper anything new; `no_noops` data lacks these."""
     proprio_NP: np.ndarray
     """float32, normalised with the statistics of the sample's suite."""
     actions_NA: np.ndarray
@@ -157,6 +161,10 @@ def load_demos(
             statistics[name] = conventions.statistics(actions_NA[own], a["proprio"][own])
         for quantity, values in (("proprio", proprio_NP), ("action", scaled_NA)):
             values[own] = conventions.scale(statistics[name], name, quantity, values[own])
+    gripper_N = actions_NA[:, 0, -1]
+    told_N = gripper_N != np.roll(gripper_N, 1)
+    for key in ("demo", "task"):  # the first of a demonstration is told something new
+        told_N |= a[key] != np.roll(a[key], 1)
     hand_N3 = a["hand"][:, :3]
     aux = [(a["target_pos"] - hand_N3) / METRES, (a["goal_pos"] - hand_N3) / METRES]
     lengths = [len(f) for f in frames]
@@ -170,6 +178,7 @@ def load_demos(
         instruction_N=np.searchsorted(texts, instruction_N),
         task_N=a["task"],
         held_out_N=a["demo"] % HELD_OUT == HELD_OUT - 1,
+        waits_N=(np.abs(actions_NA[:, 0, :-1]) < STILL).all(-1) & ~told_N,
         proprio_NP=proprio_NP.astype(np.float32),
         actions_NA=scaled_NA.astype(np.float32),
         aux_NX=np.concatenate([*aux, a["holding"][:, None]], axis=1).astype(np.float32),

@@ -35,24 +35,40 @@ def size(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("suite", TRAINED)
-def test_the_trained_one_is_the_default_and_says_so(keep, suite):
-    found = Checkpoint.find(What.checkpoint, suite)
-    info = load_policy("tiny", keep(), suite=suite).info
-    assert (info.name, info.trained, info.assets) == (TRAINED[suite], True, "lite")
+ONES = [(family, suite) for family, suites in TRAINED.items() for suite in suites]
+CALLS = {"tiny": (((8, 8), (8, 8)), 8), "tiny-smolvla": (((8, 8), (8, 8)), 8)}
+"""Grids and chunk."""
+
+
+@pytest.mark.parametrize(("family", "suite"), ONES)
+def test_trained_ones_say_what_they_are(keep, family, suite):
+    found = Checkpoint.find(family, suite)
+    info = load_policy(family, keep(), suite=suite).info
+    assert (info.name, info.trained, info.assets) == (TRAINED[family][suite], True, "lite")
     assert info.checkpoint_hash == found.hash
-    assert (info.grids, info.chunk, info.n_layers) == (((8, 8), (8, 8)), 8, 4)
+    assert ((info.grids, info.chunk), info.n_layers) == (CALLS[family], 4)
+
+
+def test_a_trained_one_is_the_default():
+    assert What.checkpoint == "tiny"
 
 
 def test_trained_ones_are_small():
-    sizes = [size(Checkpoint.find("tiny", suite).folder) for suite in TRAINED]
-    assert sum(sizes) < 10e6
+    sizes = [size(Checkpoint.find(*one).folder) for one in ONES]
+    assert max(sizes) < 3e6
+    assert sum(sizes) < 16e6
 
 
-@pytest.mark.parametrize("name", ["tiny", *TRAINED.values()])
+@pytest.mark.parametrize("name", ["tiny", *TRAINED["tiny"].values()])
 def test_a_suite_that_it_was_not_trained_on_is_refused(keep, name):
     with pytest.raises(UserError, match=r"suite is libero_10; .*--checkpoint tiny-untrained runs"):
         load_policy(name, keep(), suite="libero_10")
+
+
+@pytest.mark.parametrize("name", ["tiny-smolvla", *TRAINED["tiny-smolvla"].values()])
+def test_a_flow_one_refuses_other_suites_too(name):
+    with pytest.raises(UserError, match=r"suite is libero_goal; .*libero_object"):
+        Checkpoint.find(name, "libero_goal").check_for("libero_goal")
 
 
 @pytest.mark.parametrize(("short", "name"), [(TINY, TINY), ("tiny-openvla", TINY_OPENVLA)])

@@ -65,13 +65,17 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=nn.Module)
 TINY, TINY_OPENVLA = "tiny-untrained", "tiny-openvla-untrained"
-TRAINED = {f"libero_{name}": f"tiny-{name}" for name in ("spatial", "object", "goal")}
-"""What `tiny` is: one checkpoint a suite, as the published OpenVLA-OFT ones are."""
+TRAINED = {
+    "tiny": {f"libero_{name}": f"tiny-{name}" for name in ("spatial", "object", "goal")},
+    "tiny-smolvla": {"libero_object": "tiny-smolvla-object"},
+}
+"""Trained families: one checkpoint a suite, as the published OpenVLA-OFT ones are."""
 TINY_FLOW = {kind: f"tiny-{kind}-untrained" for kind in ("pi0", "pi05", "smolvla")}
 EMBEDDED = {TINY: TINY, "tiny-openvla": TINY_OPENVLA} | {
-    name: name for name in (*TRAINED.values(), *TINY_FLOW.values())
+    name: name
+    for name in (*TINY_FLOW.values(), *(n for family in TRAINED.values() for n in family.values()))
 }
-"""Checkpoints that come with the package, by the names users give them; and `tiny`."""
+"""Checkpoints that come with the package, by the names users give them; and families."""
 _SHARD = re.compile(r"model[\w.-]*\.safetensors")
 OFT_CODE = "proprio_projector"
 """A word in OpenVLA-OFT's modeling_prismatic.py that OpenVLA's does not have."""
@@ -94,18 +98,18 @@ class Checkpoint:
 
         Args:
             source: a folder; a Hugging Face hub id; the short or full name of an embedded one.
-            suite: which of those that `tiny` stands for.
+            suite: which of those that a family stands for.
 
         Raises:
             UserError: there is none, or it cannot be fetched.
         """
-        if source == "tiny":
-            if suite not in TRAINED:
+        if family := TRAINED.get(source):
+            if suite not in family:
                 raise UserError(
-                    f"--suite is {suite}; checkpoint tiny is trained on {', '.join(TRAINED)} "
+                    f"--suite is {suite}; checkpoint {source} is trained on {', '.join(family)} "
                     f"(--checkpoint {TINY} runs on every suite)."
                 )
-            source = TRAINED[suite]
+            source = family[suite]
         embedded = EMBEDDED.get(source, source)
         if embedded in EMBEDDED.values():
             return cls(embedded, Path(__file__).parents[1] / "checkpoints" / embedded)
@@ -114,7 +118,7 @@ class Checkpoint:
             if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
                 raise UserError(
                     f"--checkpoint is {source}; it must be a folder, a hub id like owner/name, or "
-                    f"tiny or {' or '.join(EMBEDDED)}."
+                    f"{' or '.join((*TRAINED, *EMBEDDED))}."
                 )
             folder = fetch(source)
         found = cls(source, folder)
@@ -269,7 +273,7 @@ class Checkpoint:
                 f"--unnorm-key is {unnorm_key}; checkpoint {self.source} has statistics of: "
                 f"{there}."
             )
-        if self.source in TRAINED.values():
+        if self.source in TRAINED["tiny"].values():
             hint = f" (--checkpoint {TINY} runs on every suite)"
         elif self.statistics:
             hint = "; if one of them is of this suite's training data, name it with --unnorm-key"
