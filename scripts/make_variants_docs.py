@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 SIDE, CAPTION = 128, 14
 SHOWN = (1, 3, 5)
 TASK = ("libero_spatial", 5)
-OTHER_TASK = {"jitter": ("libero_object", 0), "distractors": ("libero_object", 0)}
+OTHER_TASK = dict.fromkeys(("jitter", "distractors", "shuffle"), ("libero_object", 0))
 WRIST = ("orbit",)
 """Kinds of camera shown of the wrist's as well."""
 

@@ -10,22 +10,28 @@ import numpy as np
 
 from vlaprune_bench.sim.libero import LiberoTask
 from vlaprune_bench.sim.tasks import TaskKey
+from vlaprune_bench.sim.variants.layout import Layout
 
 DEMO_SEED = 20_000
 """Stands where a protocol's environment seed stands, so that no demonstration draws what an
 evaluation draws (protocols seed with 0, 7 and 1000)."""
+SHUFFLED = ("libero_object",)
+"""Suites that could be learnt blind: the thing to grasp stands in one place in all tasks."""
 
 
 class SampledTask(LiberoTask):
     """A task whose `reset(trial)` places everything at random, as LIBERO's own reset does.
 
     Any number from 0 names a placement: a function of suite, task and that number. The benchmark's
-    init states are never used.
+    init states are never used. Where one place would do for all tasks of a suite, objects change
+    places (see `SHUFFLED`).
     """
 
     def __init__(self, key: TaskKey) -> None:
+        variants = (Layout(kind="shuffle"),) if key.suite in SHUFFLED else ()
         protocol = replace(key.protocol, env_seed=DEMO_SEED)
-        super().__init__(replace(key, protocol=protocol, scenes="fresh"), start="drawn")
+        key = replace(key, protocol=protocol, scenes="fresh", variants=variants)
+        super().__init__(key, start="drawn")
 
 
 class World:

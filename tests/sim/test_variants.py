@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ SETS = {
     "texture": ["texture:5,kind=table", "texture:1,kind=floor", "texture,kind=walls"],
     "jitter": ["layout:5,kind=jitter"],
     "distractors": ["layout,kind=distractors"],
+    "shuffle": ["layout,kind=shuffle"],
     "noise": [f"noise:2,kind={kind}" for kind in ("glass", "zoom", "fog", "motion-blur", "jpeg")],
     "dropped": ["noise:4,kind=dropped", "noise,kind=gaussian,camera=wrist", "blackout:4"],
     "words": ["words:3,kind=shuffled", "words:1,kind=blank"],
@@ -44,8 +45,9 @@ SETS = {
 """What runs through the matrix together: every kind of every variant is in one of these."""
 QUICK = {"everything", "texture", "dropped", "other-words"}
 """What runs by default: every variant is in one of these."""
-TASKS = {"distractors": ("libero_object", 2), "jitter": ("libero_object", 2)}
+TASKS = dict.fromkeys(("distractors", "jitter", "shuffle"), ("libero_object", 2))
 """Elsewhere than in libero_spatial 1, whose suite has the same objects in every task."""
+SHUFFLE = parse("layout,kind=shuffle")
 
 
 @pytest.fixture(scope="session")
@@ -187,6 +189,36 @@ def test_what_variants_do_in_the_scene(lite):
         assert (np.abs(shifts) > 1e-3).any(axis=1).sum() >= 3
         assert np.abs(shifts).max() < 0.05 + 0.04 + 0.02  # half a region, 4 cm, where it had been
         assert not moved[1 + nq :].any()
+
+
+def places(key: TaskKey, trials: range) -> list[dict[str, np.ndarray]]:
+    """(2,) where each object begins, by trial."""
+    found = []
+    with LiberoTask(key) as task:
+        for trial in trials:
+            task.reset(trial)
+            model, objects = task.inner.sim.model._model, task.inner.objects_dict
+            starts = {n: 1 + int(model.joint(o.joints[-1]).qposadr[0]) for n, o in objects.items()}
+            found.append({name: task.init_state[k : k + 2] for name, k in starts.items()})
+    return found
+
+
+@pytest.mark.sim
+def test_shuffled_objects_stand_in_each_others_places(lite):
+    """The basket stays; the thing to grasp, for which one place does in all tasks, moves."""
+    key, trials, grasped = TaskKey("libero_object", 0, lite), range(6), set()
+    shuffled = places(replace(key, variants=(SHUFFLE,)), trials)
+    for before, after in zip(places(key, trials), shuffled, strict=True):
+        assert np.array_equal(before.pop("basket_1"), after.pop("basket_1"))
+        # what is moved by a difference may differ in the last bits
+        np.testing.assert_allclose(*(sorted(map(tuple, p.values())) for p in (before, after)))
+        grasped.add(tuple(np.round(after["alphabet_soup_1"], 1)))
+    assert len(grasped) > 2
+
+
+def test_shuffling_is_refused_where_the_words_say_where_things_stand():
+    with pytest.raises(UserError, match="kind=shuffle; libero_spatial may say"):
+        SHUFFLE.check(get_task("libero_spatial", 0))
 
 
 @pytest.mark.sim

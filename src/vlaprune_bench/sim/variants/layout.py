@@ -1,14 +1,16 @@
-"""Things stand elsewhere, or more of them."""
+"""Things stand elsewhere, in each other's places, or more of them."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from vlaprune_bench.sim.variants.base import Scale, Variant
+from vlaprune_bench.types import UserError
 
 if TYPE_CHECKING:
     from vlaprune_bench.sim.stage import Stage
@@ -24,6 +26,8 @@ _AWAY_M = 5.0
 _ABOVE_M = 0.5
 """How far above the table a look down at it begins."""
 _MORE = ("libero_object", "libero_10")
+_NAMED = ("libero_object", "libero_goal")
+"""Suites whose instructions name objects, not where these stand."""
 _AROUND_M = 0.1
 """How far beyond the task's own regions an added object may stand."""
 
@@ -31,14 +35,25 @@ _AROUND_M = 0.1
 @Variant.register_subclass("layout")
 @dataclass(frozen=True)
 class Layout(Variant):
-    """Objects stand elsewhere in and around their regions, or distractors stand among them."""
+    """Objects stand elsewhere, in and around their regions or in each other's, or distractors stand
+    among them."""
 
     scales: ClassVar = {
         "jitter": Scale("m beyond the region's edge, at most", (0.0, 0.02, 0.04, 0.06, 0.08)),
         "distractors": Scale("objects of kinds the task has not", (1, 2, 3, 4, 5)),
+        "shuffle": None,
     }
     """What stands on or in something moves with it or stays; fixtures stay. Distractors are of the
-    suite's other tasks, and where these have too few, of libero_object and libero_10."""
+    suite's other tasks, and where these have too few, of libero_object and libero_10. Shuffled are
+    all that stand on the table or the floor but what the goal puts something on or into; in all
+    tasks of libero_object the thing to grasp stands in one place, so that nobody has to look."""
+
+    def check(self, task: TaskInfo) -> None:
+        if self.kind == "shuffle" and task.base_suite not in _NAMED:
+            raise UserError(
+                f"variant layout has kind=shuffle; {task.base_suite} may say where things stand: "
+                f"it is for {' and '.join(_NAMED)}."
+            )
 
     def extras(self, task: TaskInfo) -> dict[str, str]:
         from vlaprune_bench.sim.problem import categories
@@ -60,6 +75,8 @@ class Layout(Variant):
         if self.kind == "jitter":
             for name, region in ground.regions.items():
                 ground.move(name, region + np.outer((-1, 1), 2 * [self.amount]), rng)
+        elif self.kind == "shuffle":
+            ground.shuffle(rng)
         else:
             for name in stage.extras:
                 ground.add(name, rng)
@@ -101,6 +118,39 @@ class Ground:
                     self._boxes[n] = box
                     self._qpos[self._joint(n)][:2] += shift
                 return
+
+    def shuffle(self, rng: np.random.Generator) -> None:
+        """Let objects change places, with what stands on them, all orders without overlap alike.
+
+        Raises:
+            RuntimeError: none was found; that they stand as they did is one.
+        """
+        goals = self._inner.parsed_problem["goal_state"]
+        regions = self._inner.parsed_problem["regions"]
+        places = {regions.get(goal[-1], {}).get("target", goal[-1]) for goal in goals}
+        names = [name for name in self.regions if name not in places]
+        middles = np.array([self._xy(name) for name in names])
+        groups = [self._standing_on(name) for name in names]
+        staying = [n for n in self._boxes if not any(n in group for group in groups)]
+        touched = {(n, m) for n, m in combinations(self._boxes, 2) if self._touch(n, m)}
+        for _ in range(_TRIES):
+            shifts = middles[rng.permutation(len(names))] - middles
+            boxes = {n: self._boxes[n] for n in staying}
+            for group, shift in zip(groups, shifts, strict=True):
+                boxes |= {n: self._boxes[n] + shift for n in group}
+            if not any(
+                _overlap(boxes[n], boxes[m], 0) and (n, m) not in touched
+                for n, m in combinations(self._boxes, 2)
+            ):
+                for group, shift in zip(groups, shifts, strict=True):
+                    for n in group:
+                        self._qpos[self._joint(n)][:2] += shift
+                self._boxes = boxes
+                return
+        raise RuntimeError(f"no order of {', '.join(names)} without overlap in {_TRIES} tries")
+
+    def _touch(self, one: str, other: str) -> bool:
+        return _overlap(self._boxes[one], self._boxes[other], 0)
 
     def add(self, name: str, rng: np.random.Generator) -> None:
         """Put an extra object on a free place near the others.
