@@ -128,6 +128,7 @@ class Run:
             list(s.tasks),
             s.out / "last",
             CONVENTIONS[subject.data],
+            subject.patient,
         )
         torch.manual_seed(s.train.seed)
         self.dtype = choose_dtype(s.train.dtype, self.state)

@@ -479,6 +479,19 @@ def test_targets_are_in_the_models_convention(script, settings):
     )
 
 
+def test_a_policy_that_decides_every_step_does_not_wait():
+    """Lower, close, wait twice, lift, wait, open; then the next demonstration begins and waits."""
+    from tiny.data import skip_waiting
+
+    moves, grips = [-0.5, 0, 0, 0.02, 0.8, 0, 0, 0, 0], [-1, 1, 1, 1, 1, 1, -1, -1, -1]
+    first = np.zeros((9, 7))
+    first[:, 2], first[:, 6] = moves, grips
+    skip_waiting(first, np.array([[0]] * 7 + [[1]] * 2))
+    # that it closes, and that it opens, is news; what follows a demonstration's end is none of it
+    assert first[:, 2].tolist() == [-0.5, 0, 0.8, 0.8, 0.8, 0, 0, 0, 0]
+    assert first[:, 6].tolist() == grips
+
+
 def test_nothing_to_learn_from_is_said(script, settings, tmp_path):
     with pytest.raises(UserError, match="make demos"):
         script.main(replace(settings, demos=tmp_path, out=tmp_path / "run"))

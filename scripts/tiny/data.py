@@ -82,8 +82,6 @@ class Demos:
     """Indices into the two lists."""
     task_N: np.ndarray
     held_out_N: np.ndarray
-    waits_N: np.ndarray
-    """The expert neither moves nor tells the gripper anything new; `no_noops` data lacks these."""
     proprio_NP: np.ndarray
     """float32, normalised with the statistics of the sample's suite."""
     actions_NA: np.ndarray
@@ -110,7 +108,7 @@ class Demos:
 
 def load_demos(
     folder: Path, cache: Path, size: int, suites: list[str], tasks: list[int], begun: Path,
-    conventions: Conventions,
+    conventions: Conventions, patient: bool,
 ) -> Demos:  # fmt: skip
     """Read FOLDER/{suite}/task{NN}.parquet, and prepare the frames that CACHE does not hold yet.
 
@@ -123,6 +121,7 @@ def load_demos(
         begun: checkpoint folder of the run so far. Its statistics stay, where it has any, however
             many demonstrations have come since.
         conventions: of the policy.
+        patient: whether the policy may wait: see `skip_waiting`.
 
     Raises:
         UserError: there is nothing to read, a file lacks a column, or its frames have another
@@ -151,6 +150,8 @@ def load_demos(
     suite_N, instruction_N = a["suite"], a["instruction"]
     names, texts = ([str(x) for x in np.unique(values)] for values in (suite_N, instruction_N))
     actions_NA = a["actions"].reshape(len(suite_N), OpenVLAOFT.chunk, ACTION_DIM)
+    if not patient:
+        skip_waiting(actions_NA[:, 0], np.stack([a["suite"], a["task"], a["demo"]], 1).astype(str))
     if conventions.opened:  # the environment's: +1 close, -1 open
         actions_NA[..., -1] = (1.0 - actions_NA[..., -1]) / 2.0
     proprio_NP, scaled_NA = a["proprio"].copy(), actions_NA.copy()
@@ -161,10 +162,6 @@ def load_demos(
             statistics[name] = conventions.statistics(actions_NA[own], a["proprio"][own])
         for quantity, values in (("proprio", proprio_NP), ("action", scaled_NA)):
             values[own] = conventions.scale(statistics[name], name, quantity, values[own])
-    gripper_N = actions_NA[:, 0, -1]
-    told_N = gripper_N != np.roll(gripper_N, 1)
-    for key in ("demo", "task"):  # the first of a demonstration is told something new
-        told_N |= a[key] != np.roll(a[key], 1)
     hand_N3 = a["hand"][:, :3]
     aux = [(a["target_pos"] - hand_N3) / METRES, (a["goal_pos"] - hand_N3) / METRES]
     lengths = [len(f) for f in frames]
@@ -178,7 +175,6 @@ def load_demos(
         instruction_N=np.searchsorted(texts, instruction_N),
         task_N=a["task"],
         held_out_N=a["demo"] % HELD_OUT == HELD_OUT - 1,
-        waits_N=(np.abs(actions_NA[:, 0, :-1]) < STILL).all(-1) & ~told_N,
         proprio_NP=proprio_NP.astype(np.float32),
         actions_NA=scaled_NA.astype(np.float32),
         aux_NX=np.concatenate([*aux, a["holding"][:, None]], axis=1).astype(np.float32),
@@ -187,6 +183,24 @@ def load_demos(
         statistics=statistics,
         fixed=(actions_NA == 0.0).all((0, 1)),
     )
+
+
+def skip_waiting(first_NA: np.ndarray, demo_NK: np.ndarray) -> None:
+    """Where the expert waits, let it do what it does next.
+
+    A hand that waits looks the same until it moves: a policy that decides anew at every step, and
+    sees no more than that, would wait for ever. `no_noops` data of the published OpenVLA lacks such
+    steps, too; here their frames stay, as the policy comes by them.
+
+    Args:
+        first_NA: (N, 7) action of each frame, in order; changed in place.
+        demo_NK: names of each frame's demonstration.
+    """
+    same_N = (demo_NK[1:] == demo_NK[:-1]).all(1) & (first_NA[1:, -1] == first_NA[:-1, -1])
+    still_N = (np.abs(first_NA[:, :-1]) < STILL).all(1)
+    for k in reversed(range(1, len(first_NA) - 1)):
+        if still_N[k] and same_N[k - 1] and same_N[k]:
+            first_NA[k] = first_NA[k + 1]
 
 
 def suite_statistics(actions_NA: np.ndarray, proprio_NP: np.ndarray) -> Statistics:

@@ -63,8 +63,8 @@ class Subject(nn.Module):
     """Modules that are files of their own beside the model's."""
     fixed_rows: tuple[str, ...] = ()
     """Parameters with a row for each action dimension; those of dimensions nobody uses hold."""
-    single: bool = False
-    """Whether it says one action a call."""
+    patient: bool = True
+    """Whether it may wait, as a chunk of actions lets it: see `data.skip_waiting`."""
     data: str = "openvla"
     """What its frames and numbers are like, one of `data.CONVENTIONS`."""
     auxiliary: nn.Module

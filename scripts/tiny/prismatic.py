@@ -234,7 +234,7 @@ class TinyOpenVLA(PrismaticSubject):
 
     policy = OpenVLA
     logits = True
-    single = True
+    patient = False
     spread = 0.02
     """Width of the bell over the bins that is learnt in place of one bin; bins are 0.008 apart."""
 

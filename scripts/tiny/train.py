@@ -125,12 +125,7 @@ class Trainer:
             betas=(0.9, 0.98),
             foreach=True,
         )
-        trained_N = ~demos.held_out_N
-        if model.single:
-            # a hand that waits looks the same until it moves: one that sees no more than that, and
-            # decides anew every step, would wait for ever
-            trained_N &= ~demos.waits_N
-        self.groups = self._groups(trained_N)
+        self.groups = self._groups(~demos.held_out_N)
         self.held_out = self._groups(demos.held_out_N)
 
     def _groups(self, wanted_N: np.ndarray) -> list[list[np.ndarray]]:
