@@ -119,23 +119,23 @@ def page() -> str:
 
 
 def shots(cls: type[Variant], kind: str, lite: AssetSet) -> list[tuple[str, np.ndarray]]:
-    """Captions and frames of one kind, severity by severity."""
+    """Captions and frames of one kind, severity by severity; of one without, of three trials."""
     suite, task = OTHER_TASK.get(kind, TASK)
     made = []
     cameras = ("agentview", "wrist") if kind in WRIST else ("agentview",)
+    graded = cls.scales[kind] is not None
     for camera in cameras:
-        for severity in SHOWN:
-            said = f"{cls.get_choice_name(cls)}:{severity},kind={kind}"
+        for number in SHOWN:
+            said = cls.get_choice_name(cls) + (f":{number}" if graded else "") + f",kind={kind}"
             said += f",camera={camera}" if issubclass(cls, CameraVariant) else ""
             variant = parse(said)
             with LiberoTask(
                 TaskKey(suite, task, lite, sim="reference", variants=(variant,))
             ) as env:
-                images = env.reset(0).images
+                images = env.reset(0 if graded else number).images
             assert images is not None
-            scale = variant.scales[kind]
-            assert scale is not None
-            caption = f"{kind} {severity}" + (" wrist" if camera == "wrist" else "")
+            caption = kind + ("" if graded else " trial") + f" {number}"
+            caption += " wrist" if camera == "wrist" else ""
             made.append((caption, images[int(camera == "wrist")]))
     return made
 
