@@ -52,7 +52,8 @@ bench-profile: $(STAMP)  ## latency, memory and FLOPs of methods on the embedded
 SWEEP := $(BIN)/vlaprune-sweep run
 SWEEPS := $(addprefix sweep-,qk-layer lookback lookback-object window window-keep tradeoff \
 	threshold gating)
-.PHONY: sweeps $(SWEEPS) sweep-robustness sweep-latency main-table main-table-pi05 main-table-smolvla tiny-table noise-floor
+.PHONY: sweeps $(SWEEPS) sweep-robustness sweep-latency main-table main-table-pi05 main-table-smolvla tiny-table tiny-robustness tiny-latency \
+	noise-floor
 sweeps: $(SWEEPS) sweep-robustness sweep-latency  ## every study: sweep-qk-layer sweep-lookback ... (SMOKE=1: in minutes)
 
 $(SWEEPS): sweep-%: $(STAMP)
@@ -68,11 +69,17 @@ sweep-latency: $(STAMP)  ## what a millisecond of a call is worth, and its table
 	$(SWEEP) configs/sweeps/latency.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
 	$(BIN)/vlaprune-report results/$(if $(SMOKE),smoke,sweeps)/latency --table latency worth motion
 
-tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on two suites, and its report
+tiny-table: $(STAMP)  ## methods x keep of the embedded checkpoints on every suite they have, and its report
 	$(SWEEP) configs/sweeps/tiny-table.yaml --workers auto $(SWEEP_ARGS)
 	$(BIN)/vlaprune-report results/tiny-table --html results/tiny-table/report.html --plots \
 		results/tiny-table/figures --format markdown --table success paired tasks cost \
 		> results/tiny-table/tables.md
+
+tiny-robustness tiny-latency: %: $(STAMP)  ## worked examples: the embedded checkpoint where scenes change, and late
+	$(SWEEP) configs/sweeps/$@.yaml --workers auto $(SWEEP_ARGS)
+	$(BIN)/vlaprune-report results/$@ --format markdown --table $(TABLES_$@) > results/$@/tables.md
+TABLES_tiny-robustness := robustness interaction floors
+TABLES_tiny-latency := latency worth motion
 
 noise-floor: $(STAMP)  ## none against none: rerun, other workers and batches, other precision; how many flip
 	$(SWEEP) configs/sweeps/noise-floor.yaml $(if $(SMOKE),--smoke) $(SWEEP_ARGS)
